@@ -1,0 +1,47 @@
+# `make demo` and `make test` work on a bare machine with Python 3.10 or newer, pip and make:
+# the first call builds a virtual environment in .venv, later calls reuse it until pyproject.toml changes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test lint format types imports bench docs check clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[xeon,demo,dev]'
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/python examples/rag_qa.py
+
+test: $(READY)
+	$(BIN)/python -m pytest -q
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(READY)
+	$(BIN)/mypy
+
+imports: $(READY)
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python benchmarks/host_overhead.py
+	$(BIN)/python benchmarks/xeon_eager.py
+
+docs: $(READY)
+	$(BIN)/python -m pytest -q tests/docs
+
+check: test lint types imports
+
+clean:
+	rm -rf $(VENV) build dist
