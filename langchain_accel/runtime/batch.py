@@ -1,0 +1,49 @@
+"""Many prompts at once, answered in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from langchain_accel.errors import QueueFull
+
+if TYPE_CHECKING:
+    from langchain_accel.runtime.engine import Engine
+    from langchain_accel.runtime.request import SamplingParams
+    from langchain_accel.runtime.stream import Completion, Stream
+
+Job = tuple[Sequence[int], "SamplingParams"]
+
+
+def complete(engine: Engine, jobs: Iterable[Job]) -> list[Completion]:
+    """Answer prompts together; an interrupt or error aborts all of them. Errors as `Engine.submit` and `Stream`."""
+    with closing(_submitted(engine, jobs)) as streams:
+        return [stream.result() for stream in streams]
+
+
+async def acomplete(engine: Engine, jobs: Iterable[Job]) -> list[Completion]:
+    """As `complete`, in an event loop; cancelling the task aborts every prompt."""
+    with closing(_submitted(engine, jobs)) as streams:
+        return [await stream.aresult() for stream in streams]
+
+
+def _submitted(engine: Engine, jobs: Iterable[Job]) -> Generator[Stream, None, None]:
+    """Submit everything and yield the streams in order; a batch longer than the queue waits for its own answers."""
+    flying: deque[Stream] = deque()
+    try:
+        for prompt, params in jobs:
+            while True:
+                try:
+                    flying.append(engine.submit(prompt, params))
+                    break
+                except QueueFull:
+                    if not flying:
+                        raise
+                    yield flying.popleft()
+        while flying:
+            yield flying.popleft()
+    finally:
+        for stream in flying:
+            stream.close()

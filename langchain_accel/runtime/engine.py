@@ -1,0 +1,257 @@
+"""The engine: a thread that owns a device, and the door through which every other thread and event loop comes in."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from langchain_accel.devices.base import Device, Progress, Spec, silent
+from langchain_accel.errors import AccelError, DeviceLost, EngineClosed, InvalidRequest, PromptTooLong, QueueFull
+from langchain_accel.runtime.constraints import Grammar, Grammars
+from langchain_accel.runtime.loop import Loop, explain
+from langchain_accel.runtime.request import Request, SamplingParams
+from langchain_accel.runtime.sampling import Sampler
+from langchain_accel.runtime.stats import Stats
+from langchain_accel.runtime.stream import Mailbox, Stream
+from langchain_accel.runtime.text import Text, decoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+GREEDY = SamplingParams()
+
+
+class Engine:
+    """Continuous batching over one device.
+
+    The engine's own thread loads the device, warms it up, runs every step and closes it: no other thread ever
+    touches the device.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[Progress], Device],
+        tokenizer: PreTrainedTokenizerBase | Any,
+        *,
+        eos_ids: frozenset[int],
+        queue_limit: int = 1024,
+        progress: Progress = silent,
+    ) -> None:
+        """Load and warm up; returns when the first request can be served.
+
+        Args:
+            load: called on the engine's thread; returns the device.
+            tokenizer: turns tokens into text.
+            eos_ids: tokens that end an answer.
+            queue_limit: requests that may wait for a row; more are refused.
+            progress: told how loading goes, on the engine's thread.
+
+        Raises:
+            AccelError: whatever `load` or the warm-up raised.
+        """
+        self.queue_limit = queue_limit
+        self._eos_ids = eos_ids
+        self._decode = decoder(tokenizer)
+        self._process = os.getpid()
+        self._arrivals = threading.Condition()
+        self._inbox: deque[Request] = deque()
+        self._closing = False
+        self._loop: Loop
+        failure: list[BaseException] = []
+        ready = threading.Event()
+        self._thread = threading.Thread(
+            target=self._serve, args=(load, progress, ready, failure), name="accel-engine", daemon=True
+        )
+        atexit.register(self.close)
+        self._thread.start()
+        try:
+            ready.wait()
+        except BaseException:  # an interrupt while loading: the thread ends as soon as the load returns
+            self.close(wait=False)
+            raise
+        if failure:
+            self.close()
+            raise failure[0]
+        self._grammars = Grammars(tokenizer, self.spec.vocab_size, eos_ids)
+
+    @property
+    def spec(self) -> Spec:
+        """What the loaded device serves."""
+        return self._loop.spec
+
+    @property
+    def closed(self) -> bool:
+        """Whether requests are refused: closed, device lost, or forked from another process."""
+        return self._closing or os.getpid() != self._process
+
+    def submit(self, prompt: Sequence[int], params: SamplingParams = GREEDY, grammar: Grammar | None = None) -> Stream:
+        """Queue a prompt and return its answer's stream. Thread-safe; never waits for the device.
+
+        Args:
+            prompt: token ids, at least one.
+            params: how to choose tokens and when to stop.
+            grammar: what the answer must look like.
+
+        Raises:
+            PromptTooLong: the prompt leaves no room for an answer.
+            InvalidRequest: the prompt, a setting or the grammar is out of range.
+            QueueFull: `queue_limit` requests wait already.
+            EngineClosed: the engine was closed, or belongs to the process this one was forked from.
+            DeviceLost: the device went away.
+        """
+        request = self._request(prompt, params, grammar)
+        stream = Stream(request.mailbox, partial(_abort, request))
+        with self._arrivals:
+            self._refuse_if_closed()
+            queued = len(self._inbox) + len(self._loop.waiting)
+            if queued >= self.queue_limit:
+                msg = (
+                    f"{queued} requests wait for one of {self.spec.rows} rows and the queue holds "
+                    f"{self.queue_limit}: send fewer at once, or raise rows or queue_limit"
+                )
+                raise QueueFull(msg)
+            self._inbox.append(request)
+            self._arrivals.notify()
+        return stream
+
+    def stats(self) -> Stats:
+        """Return a snapshot of the counters."""
+        loop, meter, work = self._loop, self._loop.meter, self._loop.runner.work
+        p50, p95 = meter.first_token_percentiles()
+        return Stats(
+            rows=self.spec.rows,
+            running=len(loop.running),
+            queued=len(self._inbox) + len(loop.waiting),
+            finished=meter.finished,
+            aborted=meter.aborted,
+            failed=meter.failed,
+            prompt_tokens=meter.prompt_tokens,
+            reused_tokens=meter.reused_tokens,
+            output_tokens=meter.output_tokens,
+            prefill_steps=work.prefills,
+            decode_steps=work.decodes,
+            real_tokens=work.real_tokens,
+            padded_tokens=work.padded_tokens,
+            padding_waste=work.padded_tokens / max(work.real_tokens, 1),
+            shapes=loop.runner.shapes,
+            undeclared_shapes=loop.runner.undeclared,
+            busy_seconds=meter.busy_seconds,
+            output_tokens_per_second=meter.chosen_tokens / max(meter.busy_seconds, 1e-9),
+            first_token_p50=p50,
+            first_token_p95=p95,
+        )
+
+    def close(self, *, wait: bool = True) -> None:
+        """Fail what still runs with `EngineClosed` and release the device. Idempotent.
+
+        Args:
+            wait: return only when the device is released; False returns at once, as a finaliser must.
+        """
+        if os.getpid() != self._process:
+            return  # the thread, and the device, live in the parent
+        with self._arrivals:
+            self._closing = True
+            self._arrivals.notify()
+        atexit.unregister(self.close)
+        if wait and threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _refuse_if_closed(self) -> None:
+        if os.getpid() != self._process:
+            msg = "this engine belongs to the process this one was forked from: load the model after the fork"
+            raise EngineClosed(msg)
+        if self._loop.lost is not None:
+            raise explain(self._loop.lost)
+        if self._closing:
+            msg = "the engine is closed: use the model object again, or make a new one, to load it again"
+            raise EngineClosed(msg)
+
+    def _request(self, prompt: Sequence[int], params: SamplingParams, grammar: Grammar | None) -> Request:
+        tokens = np.asarray(prompt, np.int64)
+        spec = self.spec
+        if tokens.ndim != 1 or len(tokens) == 0:
+            msg = f"a prompt is a non-empty sequence of token ids, got shape {tokens.shape}"
+            raise InvalidRequest(msg)
+        if len(tokens) > spec.max_prompt:
+            why = "" if spec.resumes else f" and this device takes a prompt in one piece of at most {spec.chunk}"
+            msg = (
+                f"the prompt has {len(tokens)} tokens; max_len={spec.max_len} columns hold prompt and answer{why}, "
+                f"so the longest prompt is {spec.max_prompt}: shorten it, or load the model with a larger max_len"
+            )
+            raise PromptTooLong(msg, prompt_tokens=len(tokens), limit=spec.max_prompt)
+        if tokens.min() < 0 or tokens.max() >= spec.vocab_size:
+            msg = f"token ids run from 0 to {spec.vocab_size - 1}, the prompt has {tokens.min()} to {tokens.max()}"
+            raise InvalidRequest(msg)
+        room = spec.max_len - len(tokens)
+        eos_ids = frozenset[int]() if params.ignore_eos else self._eos_ids
+        return Request(
+            prompt=tokens,
+            params=params,
+            limit=room if params.max_tokens is None else min(room, params.max_tokens),
+            sampler=Sampler(
+                params,
+                tokens.tolist(),
+                stop_ids=eos_ids.union(params.stop_token_ids),
+                vocab_size=spec.vocab_size,
+                constraint=self._grammars.compile(grammar) if grammar is not None else None,
+            ),
+            text=Text(self._decode, params.stop),
+            mailbox=Mailbox(),
+            submitted=perf_counter(),
+        )
+
+    def _serve(
+        self, load: Callable[[Progress], Device], progress: Progress, ready: threading.Event, failure: list[BaseException]
+    ) -> None:
+        """Body of the engine's thread, from the first byte loaded to the last one released."""
+        device: Device | None = None
+        try:
+            device = load(progress)
+            self._loop = Loop(device)
+            self._loop.runner.warmup(progress)
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits for the engine
+            failure.append(error)
+        ready.set()
+        if not failure:
+            try:
+                while self._work_to_do():
+                    self._loop.step()
+            except BaseException as error:  # noqa: BLE001 - a bug of ours must reach those who wait, too
+                self._loop.lost = DeviceLost(f"the engine's thread failed: {type(error).__name__}: {error}")
+                self._loop.lost.__cause__ = error
+            finally:
+                self._give_up()
+        if device is not None:
+            with suppress(Exception):  # nobody is left to tell
+                device.close()
+
+    def _work_to_do(self) -> bool:
+        """Wait until there is a request to serve; False when it is time to end."""
+        with self._arrivals:
+            while not (self._closing or self._inbox or self._loop.busy):
+                self._arrivals.wait()
+            self._loop.waiting.extend(self._inbox)
+            self._inbox.clear()
+            return not self._closing and self._loop.lost is None
+
+    def _give_up(self) -> None:
+        with self._arrivals:
+            self._closing = True
+            self._loop.waiting.extend(self._inbox)
+            self._inbox.clear()
+        lost = self._loop.lost
+        self._loop.give_up(lambda: explain(lost) if lost else EngineClosed("the engine was closed while the request ran"))
+
+
+def _abort(request: Request) -> None:
+    # No lock, no wake-up: an engine with a request to serve is awake, and looks at the flag before its next step.
+    request.aborted = True

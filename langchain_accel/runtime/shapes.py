@@ -1,0 +1,88 @@
+"""Declared shapes: which one a step runs in, and lists of them that devices can declare.
+
+Graph capture is a discipline, not a class: a finite list of shapes, each warmed once, then frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from langchain_accel.devices.base import Spec
+
+Kind = Literal["prefill", "decode"]
+
+
+class Shape(NamedTuple):
+    """What a graph is keyed by; `attended` is 0 where the device declares no attended lengths."""
+
+    kind: Kind
+    batch: int
+    length: int
+    attended: int
+
+
+MAX_WASTE = 4 / 3
+"""Padded tokens per real token up to which several prompts share one prefill."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillFit:
+    """The first `count` requests of the queue run in one prefill of declared shape `(batch, length)`."""
+
+    count: int
+    batch: int
+    length: int
+
+
+def fit_prefill(spec: Spec, remaining: Sequence[int], spare: int) -> PrefillFit:
+    """Choose the prefill for requests in order of arrival.
+
+    The first request always gets as long a chunk as it would get alone; others join where a declared batch takes
+    them without wasting more than a quarter of its tokens on padding.
+
+    Args:
+        spec: the device's declared shapes.
+        remaining: prompt tokens still to compute, per request, in order of arrival; not empty.
+        spare: rows on which padding lanes may run, beside the rows of the requests.
+    """
+    first = min(remaining[0], spec.chunk)
+    alone = min(length for batch, length in spec.prefill_shapes if batch == 1 and length >= first)
+    best, most = PrefillFit(1, 1, alone), first
+    for batch, length in spec.prefill_shapes:
+        count = min(batch, len(remaining))
+        if count == 1 or length < first or batch - count > spare:
+            continue
+        if not spec.resumes and any(tokens > length for tokens in remaining[:count]):
+            continue  # a prompt that cannot be resumed must fit as a whole
+        real = sum(min(tokens, length) for tokens in remaining[:count])
+        if real > most and batch * length <= MAX_WASTE * real:
+            best, most = PrefillFit(count, batch, length), real
+    return best
+
+
+def fit_decode(spec: Spec, count: int) -> int:
+    """Return the smallest declared decode batch for `count` rows."""
+    return next(batch for batch in spec.decode_shapes if batch >= count)
+
+
+def declared(spec: Spec) -> list[tuple[int, Shape]]:
+    """Return every shape that serving can ask for, with the column it starts at in warm-up, by ascending column."""
+    lengths = spec.attended_lens
+    shapes = [(0, Shape("prefill", batch, length, spec.attended(length))) for batch, length in spec.prefill_shapes]
+    if spec.resumes:
+        shapes += [
+            (attended - length, Shape("prefill", batch, length, attended))
+            for batch, length in spec.prefill_shapes
+            for attended in lengths
+            if attended > length
+        ]
+    shapes += [
+        (max(attended - 1, 0), Shape("decode", batch, 1, attended))
+        for batch in spec.decode_shapes
+        for attended in lengths or (0,)
+    ]
+    first_start = {shape: start for start, shape in sorted(shapes, reverse=True)}
+    return sorted((start, shape) for shape, start in first_start.items())

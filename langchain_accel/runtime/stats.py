@@ -1,0 +1,89 @@
+"""Counters of one engine, and the snapshot that `Engine.stats()` returns. Nothing here is global."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from statistics import quantiles
+
+from langchain_accel.runtime.request import Finish
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What an engine has done since it was ready, and what it is doing now. Times are in seconds.
+
+    Attributes:
+        rows: rows of the KV arena.
+        running: requests that own a row now.
+        queued: requests waiting for a row now.
+        finished: requests answered to the end.
+        aborted: requests left early by their consumer.
+        failed: requests that met an error.
+        prompt_tokens: prompt tokens of finished requests.
+        reused_tokens: of those, tokens taken from the KV cache instead of being computed.
+        output_tokens: tokens computed for the answers of finished requests.
+        prefill_steps: prefill steps run.
+        decode_steps: decode steps run.
+        real_tokens: tokens given to the device that requests asked for.
+        padded_tokens: tokens given to the device in all, padding included.
+        padding_waste: `padded_tokens / real_tokens`; 1 is no padding.
+        shapes: distinct shapes warmed up.
+        undeclared_shapes: shapes refused after warm-up; anything but 0 is a bug.
+        busy_seconds: time spent in steps.
+        output_tokens_per_second: tokens chosen per second of `busy_seconds`.
+        first_token_p50: median time from submission to first token, over the last 1,024 finished requests.
+        first_token_p95: 95th percentile of the same.
+    """
+
+    rows: int
+    running: int
+    queued: int
+    finished: int
+    aborted: int
+    failed: int
+    prompt_tokens: int
+    reused_tokens: int
+    output_tokens: int
+    prefill_steps: int
+    decode_steps: int
+    real_tokens: int
+    padded_tokens: int
+    padding_waste: float
+    shapes: int
+    undeclared_shapes: int
+    busy_seconds: float
+    output_tokens_per_second: float
+    first_token_p50: float
+    first_token_p95: float
+
+
+@dataclass(slots=True)
+class Meter:
+    """Running counters, changed by the engine's thread only."""
+
+    finished: int = 0
+    aborted: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    output_tokens: int = 0
+    chosen_tokens: int = 0
+    busy_seconds: float = 0.0
+    first_token_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=1024))
+
+    def finish(self, finish: Finish) -> None:
+        """Count one answered request."""
+        self.finished += 1
+        self.prompt_tokens += finish.prompt_tokens
+        self.reused_tokens += finish.reused_tokens
+        self.output_tokens += finish.completion_tokens
+        self.first_token_seconds.append(finish.first_token_seconds)
+
+    def first_token_percentiles(self) -> tuple[float, float]:
+        """Return median and 95th percentile of the time to the first token, in seconds; zeros before any."""
+        times = list(self.first_token_seconds)
+        if len(times) < 2:  # noqa: PLR2004
+            return (times[0], times[0]) if times else (0.0, 0.0)
+        cuts = quantiles(times, n=20, method="inclusive")
+        return cuts[9], cuts[18]
