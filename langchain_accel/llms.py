@@ -1,0 +1,186 @@
+"""Text completion models: one class per accelerator, on the same engine as the chat models."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import Any, ClassVar, cast
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseLLM, LangSmithParams
+from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+from pydantic import Field
+
+from langchain_accel._settings import AccelSettings, single, translated
+from langchain_accel.devices.xeon import Options as XeonOptions
+from langchain_accel.runtime.batch import Job, acomplete, complete
+from langchain_accel.runtime.registry import Lease
+from langchain_accel.runtime.request import Finish, TokenLogprob
+from langchain_accel.runtime.stream import Completion
+
+
+class AccelLLM(AccelSettings, BaseLLM):
+    """A text completion model on the shared device runtime. Use one of its subclasses, each of which names a device.
+
+    Prompts are taken as they are, with the special tokens that the tokenizer adds to plain text. The prompts of one
+    call are submitted together.
+    """
+
+    model_config = AccelSettings.model_config  # of two bases, pydantic lets the last one win
+
+    @property
+    def _llm_type(self) -> str:
+        return f"accel-{self.device}"
+
+    @property
+    def _identifying_params(self) -> Mapping[str, Any]:
+        return {"model_name": self.model, **self._accel_identity}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        return cast("LangSmithParams", {**super()._get_ls_params(stop=stop, **kwargs), **self._ls_params(stop, kwargs)})
+
+    def _jobs(self, lease: Lease, prompts: Sequence[str], stop: list[str] | None, kwargs: dict[str, Any]) -> list[Job]:
+        """Return one job per prompt and answer asked for (`n`), the answers of a prompt together."""
+        params = self._sampling(lease, stop, {name: value for name, value in kwargs.items() if name != "stream"})
+        encoded = [lease.checkpoint.encode(prompt, add_special_tokens=True) for prompt in prompts]
+        return [(prompt, one) for prompt in encoded for one in params]
+
+    def _generate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        lease = self._engine_lease()
+        with translated():
+            jobs = self._jobs(lease, prompts, stop, kwargs)
+            return self._result(lease, len(prompts), complete(lease.engine, jobs))
+
+    async def _agenerate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        lease = await self._aengine_lease()
+        with translated():
+            jobs = self._jobs(lease, prompts, stop, kwargs)
+            return self._result(lease, len(prompts), await acomplete(lease.engine, jobs))
+
+    def _stream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[GenerationChunk]:
+        lease = self._engine_lease()
+        with translated():
+            stream = lease.engine.submit(*single(self._jobs(lease, [prompt], stop, kwargs)))
+        with closing(stream):
+            for delta in stream:
+                chunk = self._chunk(lease, delta.text, delta.logprobs, delta.finish)
+                if run_manager:
+                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+    async def _astream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[GenerationChunk]:
+        lease = await self._aengine_lease()
+        with translated():
+            stream = lease.engine.submit(*single(self._jobs(lease, [prompt], stop, kwargs)))
+        with closing(stream):
+            async for delta in stream:
+                chunk = self._chunk(lease, delta.text, delta.logprobs, delta.finish)
+                if run_manager:
+                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+    def _result(self, lease: Lease, prompts: int, completions: Sequence[Completion]) -> LLMResult:
+        answers = len(completions) // prompts if prompts else 0
+        generations = [
+            [
+                Generation(
+                    text=completion.text,
+                    generation_info=self._info(lease, completion.logprobs, completion.finish),
+                )
+                for completion in completions[first : first + answers]
+            ]
+            for first in range(0, len(completions), max(answers, 1))
+        ]
+        finishes = [completion.finish for completion in completions]
+        usage = _usage(finishes)
+        return LLMResult(generations=generations, llm_output={"token_usage": usage, "model_name": self.model})
+
+    def _chunk(
+        self, lease: Lease, text: str, logprobs: Sequence[TokenLogprob], finish: Finish | None
+    ) -> GenerationChunk:
+        return GenerationChunk(text=text, generation_info=self._info(lease, logprobs, finish))
+
+    def _info(self, lease: Lease, logprobs: Sequence[TokenLogprob], finish: Finish | None) -> dict[str, Any] | None:
+        info: dict[str, Any] = {}
+        if logprobs:
+            info["logprobs"] = [lease.checkpoint.describe(entry) for entry in logprobs]
+        if finish is not None:
+            info |= {"finish_reason": finish.reason, "model_name": self.model, "token_usage": _usage([finish])}
+        return info or None
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Return the token ids of a text, without special tokens."""
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        return self._engine_lease().checkpoint.encode(text, add_special_tokens=False)
+
+
+class XeonLLM(AccelLLM):
+    """Text completion on the CPUs of this machine, with torch.
+
+    Example:
+        ```python
+        from langchain_accel import XeonLLM
+
+        llm = XeonLLM(model="path/to/model", rows=16, max_len=4096)
+        llm.invoke("Once upon a time")
+        ```
+    """
+
+    device: ClassVar[str] = "xeon"
+
+    options: XeonOptions = Field(default_factory=XeonOptions)
+    """Threads, packing and prefill chunk of the CPU device; see `XeonOptions`."""
+
+
+class GaudiLLM(AccelLLM):
+    """Text completion on Intel Gaudi. Not in this release: making one raises `DeviceUnavailable`."""
+
+    device: ClassVar[str] = "gaudi"
+
+
+class InferentiaLLM(AccelLLM):
+    """Text completion on AWS Inferentia and Trainium. Not in this release: making one raises `DeviceUnavailable`."""
+
+    device: ClassVar[str] = "inferentia"
+
+
+class AscendLLM(AccelLLM):
+    """Text completion on Huawei Ascend. Not in this release: making one raises `DeviceUnavailable`."""
+
+    device: ClassVar[str] = "ascend"
+
+
+def _usage(finishes: Sequence[Finish]) -> dict[str, int]:
+    prompt = sum(finish.prompt_tokens for finish in finishes)
+    completion = sum(finish.completion_tokens for finish in finishes)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "reused_prompt_tokens": sum(finish.reused_tokens for finish in finishes),
+    }
