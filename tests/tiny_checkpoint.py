@@ -83,68 +83,61 @@ def make_tiny_checkpoint(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     architecture = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}[model_type]
-    _write_json(
-        folder / "config.json",
-        {
-            "architectures": [architecture],
-            "model_type": model_type,
-            "vocab_size": vocab_size,
-            "hidden_size": hidden,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "num_key_value_heads": kv_heads,
-            "head_dim": hidden // heads,
-            "intermediate_size": intermediate,
-            "max_position_embeddings": max_position_embeddings,
-            "hidden_act": "silu",
-            "rms_norm_eps": 1e-5,
-            "rope_theta": 10000.0,
-            "attention_bias": False,
-            "mlp_bias": False,
-            "tie_word_embeddings": tied,
-            "torch_dtype": dtype,
-            "pad_token_id": SPECIALS.index("<pad>"),
-            "bos_token_id": SPECIALS.index("<s>"),
-            "eos_token_id": SPECIALS.index("</s>"),
-        },
-    )
+    config: dict[str, Any] = {
+        "architectures": [architecture],
+        "model_type": model_type,
+        "vocab_size": vocab_size,
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": hidden // heads,
+        "intermediate_size": intermediate,
+        "max_position_embeddings": max_position_embeddings,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": tied,
+        "torch_dtype": dtype,
+        "pad_token_id": SPECIALS.index("<pad>"),
+        "bos_token_id": SPECIALS.index("<s>"),
+        "eos_token_id": SPECIALS.index("</s>"),
+    }
+    _write_json(folder / "config.json", config)
     # Two tokens end an answer, as in most chat models: a reader who takes only config.json's one misses the other.
     ends = [SPECIALS.index("</s>"), SPECIALS.index("<|im_end|>")]
     bos, pad = SPECIALS.index("<s>"), SPECIALS.index("<pad>")
     _write_json(folder / "generation_config.json", {"bos_token_id": bos, "eos_token_id": ends, "pad_token_id": pad})
     _write_tokenizer(folder, vocab_size, max_position_embeddings)
-    shapes = _tensor_shapes(vocab_size, hidden, layers, heads, kv_heads, intermediate, model_type)
-    if tied:
-        del shapes["lm_head.weight"]
-    _write_weights(folder / "model.safetensors", shapes, np.random.default_rng(seed), dtype)
+    _write_weights(folder / "model.safetensors", _tensor_shapes(config), np.random.default_rng(seed), dtype)
     return folder
 
 
-def _tensor_shapes(
-    vocab_size: int, hidden: int, layers: int, heads: int, kv_heads: int, intermediate: int, model_type: str
-) -> dict[str, tuple[int, ...]]:
-    width = hidden // heads
+def _tensor_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden, inner, width = config["hidden_size"], config["intermediate_size"], config["head_dim"]
+    wide, narrow = config["num_attention_heads"] * width, config["num_key_value_heads"] * width
     block: dict[str, tuple[int, ...]] = {
         "input_layernorm.weight": (hidden,),
-        "self_attn.q_proj.weight": (heads * width, hidden),
-        "self_attn.k_proj.weight": (kv_heads * width, hidden),
-        "self_attn.v_proj.weight": (kv_heads * width, hidden),
-        "self_attn.o_proj.weight": (hidden, heads * width),
+        "self_attn.q_proj.weight": (wide, hidden),
+        "self_attn.k_proj.weight": (narrow, hidden),
+        "self_attn.v_proj.weight": (narrow, hidden),
+        "self_attn.o_proj.weight": (hidden, wide),
         "post_attention_layernorm.weight": (hidden,),
-        "mlp.gate_proj.weight": (intermediate, hidden),
-        "mlp.up_proj.weight": (intermediate, hidden),
-        "mlp.down_proj.weight": (hidden, intermediate),
+        "mlp.gate_proj.weight": (inner, hidden),
+        "mlp.up_proj.weight": (inner, hidden),
+        "mlp.down_proj.weight": (hidden, inner),
     }
-    if model_type == "qwen2":
-        block |= {f"self_attn.{name}_proj.bias": (block[f"self_attn.{name}_proj.weight"][0],) for name in "qkv"}
-    if model_type == "qwen3":
+    if config["model_type"] == "qwen2":
+        block |= {f"self_attn.{name}_proj.bias": (wide if name == "q" else narrow,) for name in "qkv"}
+    if config["model_type"] == "qwen3":
         block |= {f"self_attn.{name}_norm.weight": (width,) for name in "qk"}
-    return {
-        "model.embed_tokens.weight": (vocab_size, hidden),
-        **{f"model.layers.{layer}.{name}": shape for layer in range(layers) for name, shape in block.items()},
-        "model.norm.weight": (hidden,),
-        "lm_head.weight": (vocab_size, hidden),
-    }
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config["vocab_size"], hidden)}
+    for layer in range(config["num_hidden_layers"]):
+        shapes |= {f"model.layers.{layer}.{name}": shape for name, shape in block.items()}
+    shapes["model.norm.weight"] = (hidden,)
+    return shapes if config["tie_word_embeddings"] else {**shapes, "lm_head.weight": (config["vocab_size"], hidden)}
 
 
 def _write_weights(file: Path, shapes: dict[str, tuple[int, ...]], random: np.random.Generator, dtype: str) -> None:

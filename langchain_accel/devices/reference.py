@@ -350,7 +350,7 @@ def _declared(step: str, tokens: IntArray, shapes: Sequence[tuple[int, ...]]) ->
         raise UndeclaredShape(msg)
 
 
-def _require(holds: bool, broken: str) -> None:
+def _require(holds: bool, broken: str) -> None:  # noqa: FBT001 - reads like an assert
     if not holds:
         msg = f"row step contract broken: {broken}"
         raise ValueError(msg)
