@@ -27,6 +27,7 @@ from langchain_core.runnables import Runnable, RunnablePassthrough
 from pydantic import PrivateAttr
 from rich.console import Console
 from rich.table import Table
+from transformers.utils.logging import disable_progress_bar
 
 from langchain_accel import AccelChatModel, ChatXeon
 
@@ -38,8 +39,8 @@ PROMPT = ChatPromptTemplate.from_messages(
     [
         (
             "system",
-            "You answer questions of customers and staff of Pellowmere Instruments. Use only the passages that are "
-            "given. Quote numbers, codes and names exactly. If the passages do not hold the answer, say: I don't know.",
+            """You answer questions of customers and staff of Pellowmere Instruments. Use only the passages that are \
+given. Quote numbers, codes and names exactly. If the passages do not hold the answer, say: I don't know.""",
         ),
         ("human", "Passages:\n{context}\n\nQuestion: {question}"),
     ]
@@ -119,7 +120,7 @@ def answer_all(console: Console, chain: Runnable[str, str], llm: AccelChatModel,
     took, after = time.perf_counter() - began, llm.stats()
     table = Table(title="The shipped questions, as one batch", show_lines=False)
     for heading in ("question", "expected", "page found", "answer"):
-        table.add_column(heading, overflow="ellipsis", max_width=44)
+        table.add_column(heading, no_wrap=True, overflow="ellipsis", max_width=44)
     for item, answer in zip(questions, answers, strict=True):
         found = any(doc.metadata["source"] == item["source"] for doc in retriever.invoke(item["question"]))
         table.add_row(item["question"], item["answer"], "yes" if found else "no", " ".join(answer.split()))
@@ -140,7 +141,8 @@ def same_as_transformers(llm: AccelChatModel, folder: Path, prompt: str, tokens:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    text = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
+    messages = [{"role": "user", "content": prompt}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False)])
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.inference_mode():
@@ -157,6 +159,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=48, help="longest answer (default: 48)")
     args = parser.parse_args()
     console = Console()
+    disable_progress_bar()
 
     retriever = BM25Retriever(documents=read_paragraphs(CORPUS))
     console.print(f"{len(retriever.documents)} paragraphs of {len(list(CORPUS.glob('*.md')))} pages indexed with BM25.")
@@ -171,9 +174,8 @@ def main() -> None:
                 "nothing.[/yellow] What is real: retrieval, the chain, streaming, batching, prefix reuse and the "
                 "timings (of a model of 3 million parameters)."
             )
-        llm = ChatXeon(
-            model=folder, rows=8, max_len=2048, max_tokens=args.max_tokens, dtype="float32" if args.model is None else "auto"
-        )
+        dtype = "float32" if args.model is None else "auto"
+        llm = ChatXeon(model=folder, rows=8, max_len=2048, max_tokens=args.max_tokens, dtype=dtype)
         began = time.perf_counter()
         llm.load()
         console.print(f"Loaded and warmed up {llm.stats().shapes} shapes in {time.perf_counter() - began:.1f} s.")

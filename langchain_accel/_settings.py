@@ -203,7 +203,9 @@ class AccelSettings(BaseLanguageModel[Any]):
             return self._lease
         return await asyncio.to_thread(self._engine_lease)
 
-    def _sampling(self, lease: registry.Lease, stop: list[str] | None, kwargs: Mapping[str, Any]) -> list[SamplingParams]:
+    def _sampling(
+        self, lease: registry.Lease, stop: list[str] | None, kwargs: Mapping[str, Any]
+    ) -> list[SamplingParams]:
         """Merge the checkpoint's defaults, the fields and a call's keywords; one entry per answer asked for.
 
         Raises:

@@ -49,7 +49,7 @@ class AccelLLM(AccelSettings, BaseLLM):
         self,
         prompts: list[str],
         stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002 - a whole answer has no token events
         **kwargs: Any,
     ) -> LLMResult:
         lease = self._engine_lease()
@@ -61,7 +61,7 @@ class AccelLLM(AccelSettings, BaseLLM):
         self,
         prompts: list[str],
         stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,  # noqa: ARG002 - a whole answer has no token events
         **kwargs: Any,
     ) -> LLMResult:
         lease = await self._aengine_lease()

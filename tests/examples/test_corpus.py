@@ -19,9 +19,7 @@ MIN_WORDS, MAX_WORDS = 450, 700
 TOP_K = 3
 MIN_FOUND = 9
 
-PAGES: dict[str, str] = {
-    path.name: path.read_text(encoding="utf-8") for path in sorted(CORPUS.glob("*.md"))
-}
+PAGES: dict[str, str] = {path.name: path.read_text(encoding="utf-8") for path in sorted(CORPUS.glob("*.md"))}
 DATA: dict[str, Any] = json.loads(QUESTIONS.read_text(encoding="utf-8"))
 ANSWERABLE: list[dict[str, str]] = DATA["answerable"]
 UNANSWERABLE: list[str] = DATA["unanswerable"]
@@ -35,11 +33,7 @@ def paragraphs(text: str) -> list[str]:
 
 def sentences(text: str) -> list[str]:
     """Sentences of a page, without its headings."""
-    return [
-        sentence
-        for block in paragraphs(text)
-        for sentence in re.split(r"(?<=[.!?])\s+(?=[A-Z*\d-])", block)
-    ]
+    return [sentence for block in paragraphs(text) for sentence in re.split(r"(?<=[.!?])\s+(?=[A-Z*\d-])", block)]
 
 
 def words(text: str) -> set[str]:
@@ -55,9 +49,7 @@ def by_question(item: dict[str, str]) -> str:
     return item["question"]
 
 
-each_question: Callable[..., Any] = pytest.mark.parametrize(
-    "item", ANSWERABLE, ids=by_question
-)
+each_question: Callable[..., Any] = pytest.mark.parametrize("item", ANSWERABLE, ids=by_question)
 
 
 def test_page_count_and_names() -> None:
@@ -121,9 +113,7 @@ def test_answer_sentence_differs_from_other_pages_and_from_the_question(
     item: dict[str, str],
 ) -> None:
     answer_sentence = next(
-        sentence
-        for sentence in sentences(PAGES[item["source"]])
-        if contains_span(sentence, item["answer"])
+        sentence for sentence in sentences(PAGES[item["source"]]) if contains_span(sentence, item["answer"])
     )
     own = words(answer_sentence)
     for name, text in PAGES.items():
@@ -139,9 +129,7 @@ def test_bm25_finds_the_source_pages(
     record_property: Callable[[str, object], None],
 ) -> None:
     bm25s = pytest.importorskip("bm25s")
-    chunks = [
-        (name, block) for name, text in PAGES.items() for block in paragraphs(text)
-    ]
+    chunks = [(name, block) for name, text in PAGES.items() for block in paragraphs(text)]
 
     def tokenize(texts: list[str]) -> Any:
         return bm25s.tokenize(texts, stopwords="en", show_progress=False)
@@ -150,16 +138,12 @@ def test_bm25_finds_the_source_pages(
     retriever.index(tokenize([block for _, block in chunks]), show_progress=False)
     found, missed = 0, []
     for item in ANSWERABLE:
-        ids, _ = retriever.retrieve(
-            tokenize([item["question"]]), k=TOP_K, show_progress=False
-        )
+        ids, _ = retriever.retrieve(tokenize([item["question"]]), k=TOP_K, show_progress=False)
         names = [chunks[int(i)][0] for i in ids[0]]
         if item["source"] in names:
             found += 1
         else:
             missed.append((item["question"], names))
     record_property("bm25_found_in_top_3", found)
-    print(
-        f"BM25: source page within the top {TOP_K} for {found} of {len(ANSWERABLE)} questions"
-    )
+    print(f"BM25: source page within the top {TOP_K} for {found} of {len(ANSWERABLE)} questions")
     assert found >= MIN_FOUND, missed

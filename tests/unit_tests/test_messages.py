@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, RemoveMessage, SystemMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    ChatMessage,
+    HumanMessage,
+    RemoveMessage,
+    SystemMessage,
+    ToolMessage,
+)
 
 from langchain_accel._messages import to_template
 from langchain_accel.errors import InvalidRequest
@@ -33,7 +41,8 @@ def test_tool_calls_keep_their_arguments_as_an_object() -> None:
     """Templates render arguments themselves; a JSON string would be quoted twice."""
     call = {"name": "add", "args": {"a": 1}, "id": "c1"}
     (converted,) = to_template([AIMessage("", tool_calls=[call])])
-    assert converted["tool_calls"] == [{"type": "function", "id": "c1", "function": {"name": "add", "arguments": {"a": 1}}}]
+    function = {"name": "add", "arguments": {"a": 1}}
+    assert converted["tool_calls"] == [{"type": "function", "id": "c1", "function": function}]
 
 
 @given(st.lists(st.text()))
@@ -44,14 +53,16 @@ def test_text_blocks_are_joined_in_order(parts: list[str]) -> None:
 
 
 def test_an_assistants_reasoning_and_tool_blocks_are_not_its_text() -> None:
-    content = [{"type": "reasoning", "reasoning": "hm"}, {"type": "text", "text": "yes"}, {"type": "tool_call", "name": "f"}]
+    reasoning, call = {"type": "reasoning", "reasoning": "hm"}, {"type": "tool_call", "name": "f"}
+    content = [reasoning, {"type": "text", "text": "yes"}, call]
     assert to_template([AIMessage(content=content)])[0]["content"] == "yes"
 
 
 @pytest.mark.parametrize("kind", ["image_url", "image", "audio", "file", "video"])
 def test_content_that_is_not_text_is_refused_with_its_type_and_place(kind: str) -> None:
     """Mutant seen to fail: unknown blocks skipped, so that the model never hears of the picture."""
-    messages = [SystemMessage("s"), HumanMessage(content=[{"type": "text", "text": "see"}, {"type": kind, kind: "..."}])]
+    blocks = [{"type": "text", "text": "see"}, {"type": kind, kind: "..."}]
+    messages = [SystemMessage("s"), HumanMessage(content=blocks)]
     with pytest.raises(InvalidRequest, match=rf"message 1 \(human\) holds a block of type '{kind}' at index 1"):
         to_template(messages)
 
