@@ -191,7 +191,7 @@ def make(architecture: str, folder: Path, **config_overrides: Any) -> Path:
     config = AutoConfig.for_model(model_type, **{**entries, **config_overrides})
     state = torch.get_rng_state()
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:  # norms and biases: away from ones and zeros, where mistakes would not show

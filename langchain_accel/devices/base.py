@@ -153,7 +153,8 @@ class Plan:
 
     Attributes:
         device: name of the device, the module under `langchain_accel.devices`.
-        model: folder with the checkpoint (config, safetensors, tokenizer).
+        model: folder with the checkpoint (config, safetensors, tokenizer), or a hub id. Devices are given a folder.
+        revision: branch, tag or commit of a hub id.
         rows: requests served at once; rows of the KV arena.
         max_len: columns of a row: tokens of prompt and answer together.
         dtype: `"auto"`, `"float32"` or `"bfloat16"`; `"auto"` lets the device choose what its hardware is fast at.
@@ -165,6 +166,7 @@ class Plan:
 
     device: str
     model: str
+    revision: str | None = None
     rows: int = 8
     max_len: int = 2048
     dtype: str = "auto"

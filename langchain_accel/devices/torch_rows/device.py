@@ -1,0 +1,119 @@
+"""A transformers model behind the row step."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from langchain_accel.devices.base import IntArray, Logits, Progress, Spec
+from langchain_accel.devices.torch_rows import linears, selfcheck
+from langchain_accel.devices.torch_rows.adapters import install
+from langchain_accel.devices.torch_rows.arena import Arena
+from langchain_accel.devices.torch_rows.attention import RowAttention
+from langchain_accel.devices.torch_rows.step import Step, pack
+
+
+def open_device(
+    model: Any,
+    dtype: torch.dtype,
+    spec: Spec,
+    *,
+    pack: linears.Pack | None,
+    progress: Progress,
+    on_close: Callable[[], object],
+) -> RowDevice:
+    """Turn a loaded model into a device that has proven to compute the model's own logits.
+
+    Args:
+        model: a causal language model as transformers loaded it; taken over and changed.
+        dtype: of the KV cache.
+        spec: what to serve.
+        pack: what each linear layer is replaced by; None to leave them.
+        progress: told about packing and checking.
+        on_close: called once when the device closes.
+
+    Raises:
+        ModelRejected: as row steps the model does not compute what it computes by itself.
+    """
+    model.config.pad_token_id = None  # or transformers looks for padding, and warns, at every step
+    prompt = selfcheck.probe(spec.vocab_size, spec.max_len)
+    expected = selfcheck.plain_logits(model, prompt)
+    if pack is not None:
+        linears.replace(model, pack, progress)
+    attention = RowAttention(Arena(spec.rows, spec.max_len, dtype))
+    install(model, attention)
+    device = RowDevice(model, attention, spec, on_close=on_close)
+    progress("checking the model", 0, 1)
+    selfcheck.check(model, attention, device, prompt, expected)
+    progress("checking the model", 1, 1)
+    return device
+
+
+class RowDevice:
+    """Implements `Device` for a causal language model whose attention has been replaced.
+
+    Every call packs its lanes into one sequence and runs the model's forward once. One thread owns it.
+
+    Attributes:
+        spec: what it serves.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        attention: RowAttention,
+        spec: Spec,
+        on_close: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.spec = spec
+        self._model = model
+        self._attention = attention
+        self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._on_close = on_close
+
+    def prefill(self, tokens: IntArray, lengths: IntArray, starts: IntArray, rows: IntArray) -> Logits:
+        """See `Device.prefill`."""
+        step = pack(tokens, lengths, starts, rows, self.spec.max_len)
+        return self._run(step, step.last)
+
+    def decode(self, tokens: IntArray, positions: IntArray, rows: IntArray) -> Logits:
+        """See `Device.decode`."""
+        return self.prefill(tokens[:, None], np.ones_like(positions), positions, rows)
+
+    def verify(self, tokens: IntArray, lengths: IntArray, starts: IntArray, rows: IntArray) -> Logits:
+        """See `Device.verify`."""
+        step = pack(tokens, lengths, starts, rows, self.spec.max_len)
+        return self._run(step, None).reshape(*tokens.shape, -1)
+
+    def copy_row(self, source: int, target: int, length: int) -> None:
+        """See `Device.copy_row`."""
+        self._attention.arena.copy(source, target, length)
+
+    def forget(self, row: int) -> None:
+        """Nothing to do: columns that nobody resumes are never read."""
+
+    def close(self) -> None:
+        """See `Device.close`."""
+        if self._model is None:
+            return
+        self._model = None
+        self._attention.close()
+        gc.collect()
+        self._on_close()
+
+    def _run(self, step: Step, wanted: torch.Tensor | None) -> Logits:
+        """Run one packed step; `[wanted, vocab_size]` logits at those packed tokens, all of them for None."""
+        arguments = {"logits_to_keep": wanted} if self._keeps and wanted is not None else {}
+        with torch.inference_mode(), self._attention.during(step):
+            logits = self._model(
+                input_ids=step.tokens, position_ids=step.positions, use_cache=False, return_dict=True, **arguments
+            ).logits[0]
+        if not self._keeps and wanted is not None:
+            logits = logits[wanted]
+        numbers: Logits = logits.float().numpy()
+        return numbers
