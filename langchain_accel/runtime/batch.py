@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from langchain_accel.errors import QueueFull
+from langchain_accel.runtime.engine import NO_TOKENS, Engine
 
 if TYPE_CHECKING:
-    from langchain_accel.runtime.engine import Engine
+    from langchain_accel.runtime.constraints import Grammar
     from langchain_accel.runtime.request import SamplingParams
     from langchain_accel.runtime.stream import Completion, Stream
 
-Job = tuple[Sequence[int], "SamplingParams"]
+
+class Job(NamedTuple):
+    """The arguments of one `Engine.submit`."""
+
+    prompt: Sequence[int]
+    params: SamplingParams
+    grammar: Grammar | None = None
+    visible: Mapping[int, str] = NO_TOKENS
 
 
 def complete(engine: Engine, jobs: Iterable[Job]) -> list[Completion]:
@@ -33,10 +41,10 @@ def _submitted(engine: Engine, jobs: Iterable[Job]) -> Generator[Stream, None, N
     """Submit everything and yield the streams in order; a batch longer than the queue waits for its own answers."""
     flying: deque[Stream] = deque()
     try:
-        for prompt, params in jobs:
+        for job in jobs:
             while True:
                 try:
-                    flying.append(engine.submit(prompt, params))
+                    flying.append(engine.submit(*job))
                     break
                 except QueueFull:
                     if not flying:

@@ -46,8 +46,18 @@ class Checkpoint:
             ids: list[int] = self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
         return ids
 
+    @property
+    def template(self) -> str | None:
+        """The tokenizer's chat template; several named ones are joined, for those who look what a model knows."""
+        template = self.tokenizer.chat_template
+        return "\n".join(template.values()) if isinstance(template, dict) else template
+
     def render(
-        self, messages: Sequence[Mapping[str, Any]], template: str | None, variables: Mapping[str, Any]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        template: str | None,
+        variables: Mapping[str, Any],
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> str:
         """Return the prompt text that the chat template makes of messages, opened for the assistant's answer.
 
@@ -55,6 +65,7 @@ class Checkpoint:
             messages: role and content of each, as chat templates read them.
             template: a Jinja chat template to use instead of the tokenizer's own.
             variables: further variables of the template.
+            tools: in OpenAI's form, for templates that render tools.
 
         Raises:
             ModelRejected: the model has no chat template and none was given.
@@ -63,12 +74,17 @@ class Checkpoint:
         if template is None and self.tokenizer.chat_template is None:
             msg = (
                 f"the tokenizer in {self.folder} has no chat template (chat_template.jinja, or chat_template in "
-                "tokenizer_config.json): it is a base model, so use the LLM class of this device, or pass chat_template="
+                "tokenizer_config.json): it is a base model; use the LLM class of this device, or pass chat_template="
             )
             raise ModelRejected(msg)
         try:
             text: str = self.tokenizer.apply_chat_template(
-                list(messages), chat_template=template, tokenize=False, add_generation_prompt=True, **variables
+                list(messages),
+                tools=list(tools) or None,
+                chat_template=template,
+                tokenize=False,
+                add_generation_prompt=True,
+                **variables,
             )
         except Exception as error:  # a template is a program: it raises what it likes
             msg = f"the chat template refuses these messages: {type(error).__name__}: {error}"

@@ -5,29 +5,31 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from queue import SimpleQueue
 from time import perf_counter
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from langchain_accel.devices.base import Device, Progress, Spec, silent
-from langchain_accel.errors import AccelError, DeviceLost, EngineClosed, InvalidRequest, PromptTooLong, QueueFull
+from langchain_accel.errors import DeviceLost, EngineClosed, InvalidRequest, PromptTooLong, QueueFull
 from langchain_accel.runtime.constraints import Grammar, Grammars
 from langchain_accel.runtime.loop import Loop, explain
 from langchain_accel.runtime.request import Request, SamplingParams
 from langchain_accel.runtime.sampling import Sampler
 from langchain_accel.runtime.stats import Stats
 from langchain_accel.runtime.stream import Mailbox, Stream
-from langchain_accel.runtime.text import Text, decoder
+from langchain_accel.runtime.text import Text, decoder, showing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 GREEDY = SamplingParams()
+NO_TOKENS: Mapping[int, str] = MappingProxyType({})
 
 
 class Engine:
@@ -62,8 +64,10 @@ class Engine:
         self._eos_ids = eos_ids
         self._decode = decoder(tokenizer)
         self._process = os.getpid()
-        self._arrivals = threading.Condition()
-        self._inbox: deque[Request] = deque()
+        self._door = threading.Lock()  # held while a request comes in, so that none does after the last was failed
+        # None wakes the thread up. Not a Condition: a finaliser may close the engine in the middle of any code, that of
+        # the engine's thread included, and only this queue's `put` is made for that.
+        self._inbox: SimpleQueue[Request | None] = SimpleQueue()
         self._closing = False
         self._loop: Loop
         failure: list[BaseException] = []
@@ -80,7 +84,7 @@ class Engine:
             raise
         if failure:
             self.close()
-            raise failure[0]
+            raise failure.pop()  # no longer in the list, or the error would hold itself, and what was loaded, in memory
         self._grammars = Grammars(tokenizer, self.spec.vocab_size, eos_ids)
 
     @property
@@ -91,15 +95,22 @@ class Engine:
     @property
     def closed(self) -> bool:
         """Whether requests are refused: closed, device lost, or forked from another process."""
-        return self._closing or os.getpid() != self._process
+        return self._closing or self._loop.lost is not None or os.getpid() != self._process
 
-    def submit(self, prompt: Sequence[int], params: SamplingParams = GREEDY, grammar: Grammar | None = None) -> Stream:
+    def submit(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams = GREEDY,
+        grammar: Grammar | None = None,
+        visible: Mapping[int, str] = NO_TOKENS,
+    ) -> Stream:
         """Queue a prompt and return its answer's stream. Thread-safe; never waits for the device.
 
         Args:
             prompt: token ids, at least one.
             params: how to choose tokens and when to stop.
             grammar: what the answer must look like.
+            visible: special tokens that the answer's text must show, with their text; others are left out.
 
         Raises:
             PromptTooLong: the prompt leaves no room for an answer.
@@ -108,19 +119,19 @@ class Engine:
             EngineClosed: the engine was closed, or belongs to the process this one was forked from.
             DeviceLost: the device went away.
         """
-        request = self._request(prompt, params, grammar)
+        self._refuse_if_closed()  # before any lock: in a forked process they may be held by threads that are not there
+        request = self._request(prompt, params, grammar, visible)
         stream = Stream(request.mailbox, partial(_abort, request))
-        with self._arrivals:
+        with self._door:
             self._refuse_if_closed()
-            queued = len(self._inbox) + len(self._loop.waiting)
-            if queued >= self.queue_limit:
+            queued = self._queued
+            if queued - (self.spec.rows - len(self._loop.running)) >= self.queue_limit:
                 msg = (
                     f"{queued} requests wait for one of {self.spec.rows} rows and the queue holds "
                     f"{self.queue_limit}: send fewer at once, or raise rows or queue_limit"
                 )
                 raise QueueFull(msg)
-            self._inbox.append(request)
-            self._arrivals.notify()
+            self._inbox.put(request)
         return stream
 
     def stats(self) -> Stats:
@@ -130,7 +141,7 @@ class Engine:
         return Stats(
             rows=self.spec.rows,
             running=len(loop.running),
-            queued=len(self._inbox) + len(loop.waiting),
+            queued=self._queued,
             finished=meter.finished,
             aborted=meter.aborted,
             failed=meter.failed,
@@ -158,12 +169,15 @@ class Engine:
         """
         if os.getpid() != self._process:
             return  # the thread, and the device, live in the parent
-        with self._arrivals:
-            self._closing = True
-            self._arrivals.notify()
+        self._closing = True
+        self._inbox.put(None)
         atexit.unregister(self.close)
         if wait and threading.current_thread() is not self._thread:
             self._thread.join()
+
+    @property
+    def _queued(self) -> int:
+        return 0 if self._closing else len(self._loop.waiting) + self._inbox.qsize()
 
     def _refuse_if_closed(self) -> None:
         if os.getpid() != self._process:
@@ -175,8 +189,10 @@ class Engine:
             msg = "the engine is closed: use the model object again, or make a new one, to load it again"
             raise EngineClosed(msg)
 
-    def _request(self, prompt: Sequence[int], params: SamplingParams, grammar: Grammar | None) -> Request:
-        tokens = np.asarray(prompt, np.int64)
+    def _request(
+        self, prompt: Sequence[int], params: SamplingParams, grammar: Grammar | None, visible: Mapping[int, str]
+    ) -> Request:
+        tokens = np.array(prompt, np.int64)  # a copy: the caller's own may change
         spec = self.spec
         if tokens.ndim != 1 or len(tokens) == 0:
             msg = f"a prompt is a non-empty sequence of token ids, got shape {tokens.shape}"
@@ -204,13 +220,17 @@ class Engine:
                 vocab_size=spec.vocab_size,
                 constraint=self._grammars.compile(grammar) if grammar is not None else None,
             ),
-            text=Text(self._decode, params.stop),
+            text=Text(showing(self._decode, visible), params.stop),
             mailbox=Mailbox(),
             submitted=perf_counter(),
         )
 
     def _serve(
-        self, load: Callable[[Progress], Device], progress: Progress, ready: threading.Event, failure: list[BaseException]
+        self,
+        load: Callable[[Progress], Device],
+        progress: Progress,
+        ready: threading.Event,
+        failure: list[BaseException],
     ) -> None:
         """Body of the engine's thread, from the first byte loaded to the last one released."""
         device: Device | None = None
@@ -236,20 +256,24 @@ class Engine:
 
     def _work_to_do(self) -> bool:
         """Wait until there is a request to serve; False when it is time to end."""
-        with self._arrivals:
-            while not (self._closing or self._inbox or self._loop.busy):
-                self._arrivals.wait()
-            self._loop.waiting.extend(self._inbox)
-            self._inbox.clear()
-            return not self._closing and self._loop.lost is None
+        self._collect(wait=not self._loop.busy and not self.closed)
+        return not self.closed
+
+    def _collect(self, *, wait: bool = False) -> None:
+        """Move arrivals to the queue; `wait` for one, or for `close`, if there is none."""
+        while wait or not self._inbox.empty():
+            wait = False
+            if request := self._inbox.get():
+                self._loop.waiting.append(request)
 
     def _give_up(self) -> None:
-        with self._arrivals:
+        with self._door:
             self._closing = True
-            self._loop.waiting.extend(self._inbox)
-            self._inbox.clear()
+            self._collect()
         lost = self._loop.lost
-        self._loop.give_up(lambda: explain(lost) if lost else EngineClosed("the engine was closed while the request ran"))
+        self._loop.give_up(
+            lambda: explain(lost) if lost else EngineClosed("the engine was closed while the request ran")
+        )
 
 
 def _abort(request: Request) -> None:

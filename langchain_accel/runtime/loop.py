@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
@@ -57,11 +58,9 @@ class Loop:
         self._last = step
         if step is not None:
             try:
-                logits = self._run(step)
-            except Exception as error:  # noqa: BLE001 - whatever a device raises, its requests must hear of it
-                self._fail(step.requests, error)
-            else:
-                self._advance(step, logits)
+                self._advance(step, self._run(step))
+            except Exception as error:  # noqa: BLE001 - whatever a step raises, its requests must hear of it
+                self._fail([request for request in step.requests if request.state is not State.DONE], error)
         self.meter.busy_seconds += perf_counter() - began
 
     def _seat(self, request: Request, lease: Lease) -> None:
@@ -80,7 +79,8 @@ class Loop:
         tails = self._rows.tails
         if isinstance(step, Decode):
             lanes = [
-                Lane(request.row, np.array(request.output[-1:], np.int64), request.computed) for request in step.requests
+                Lane(request.row, np.array(request.output[-1:], np.int64), request.computed)
+                for request in step.requests
             ]
             return self.runner.decode(lanes, step.batch, tails)
         lanes = [
@@ -117,21 +117,23 @@ class Loop:
         sampler, text, token = request.sampler, request.text, choice.token
         request.output.append(token)
         if token in sampler.stop_ids:
-            self._finish(request, "stop", token, "", None, now)
+            self._finish(request, Delta(""), "stop", token, now)
             return
         shown = text.push(token, stops=len(request.output) >= request.params.min_tokens)
+        delta = Delta(shown, (token,), () if choice.logprob is None else (choice.logprob,))
         if text.stopped is not None:
-            self._finish(request, "stop", text.stopped, shown, choice, now)
+            self._finish(request, delta, "stop", text.stopped, now)
         elif sampler.finished:
-            self._finish(request, "stop", None, shown, choice, now)
+            self._finish(request, delta, "stop", None, now)
         elif len(request.output) >= request.limit:
-            self._finish(request, "length", None, shown, choice, now)
+            self._finish(request, delta, "length", None, now)
         else:
-            request.mailbox.put(_delta(shown, choice))
+            request.mailbox.put(delta)
 
     def _finish(
-        self, request: Request, reason: FinishReason, matched: str | int | None, shown: str, choice: Choice | None, now: float
+        self, request: Request, delta: Delta, reason: FinishReason, matched: str | int | None, now: float
     ) -> None:
+        """Take an answered request off its row, then hand out its last delta."""
         finish = Finish(
             reason=reason,
             matched=matched,
@@ -142,9 +144,10 @@ class Loop:
             first_token_seconds=request.first_token - request.submitted,
             seconds=now - request.submitted,
         )
+        last = replace(delta, text=delta.text + request.text.finish(), finish=finish)
         self.meter.finish(finish)
         self._release(request)
-        request.mailbox.put(_delta(shown + request.text.finish(), choice, finish))
+        request.mailbox.put(last)
 
     def _release(self, request: Request, *, intact: bool = True) -> None:
         """Take a request off its row; `intact` says whether what the row holds is known."""
@@ -152,45 +155,42 @@ class Loop:
         request.state = State.DONE
         self._rows.give(request.row, request.remembered if intact else NOTHING)
         if not (self.spec.resumes and intact):
-            self.runner.device.forget(request.row)
+            with suppress(Exception):  # the row's next prefill overwrites it; a lost device fails its next step, too
+                self.runner.device.forget(request.row)
 
     def _drop_aborted(self) -> None:
-        for request in [request for request in self.running if request.aborted]:
-            self._release(request)
-            self.meter.aborted += 1
-        gone = [request for request in self.waiting if request.aborted]
-        for request in gone:
-            self.waiting.remove(request)
-            request.state = State.DONE
+        for request in [request for request in (*self.running, *self.waiting) if request.aborted]:
+            if request.state is State.WAITING:
+                self.waiting.remove(request)
+                request.state = State.DONE
+            else:
+                self._release(request)
+            # A stream can be closed in one thread while another waits for it.
+            request.mailbox.fail(AccelError("the stream of this answer was closed before the answer was complete"))
             self.meter.aborted += 1
 
     def _fail(self, requests: Sequence[Request], cause: Exception) -> None:
         """Fail the requests a step touched; the engine goes on with the others unless the device itself is lost."""
-        for request in requests:
-            with suppress(Exception):  # a device that fails its step may fail to forget as well
-                self._release(request, intact=False)
-            request.mailbox.fail(explain(cause))
-            self.meter.failed += 1
         if isinstance(cause, DeviceLost):
             self.lost = cause
+        for request in requests:
+            self._release(request, intact=False)
+            request.mailbox.fail(explain(cause))
+            self.meter.failed += 1
 
     def give_up(self, error: Callable[[], AccelError]) -> None:
         """Fail everything that runs or waits."""
         for request in [*self.running, *self.waiting]:
             request.state = State.DONE
             request.mailbox.fail(error())
-
-
-def _delta(shown: str, choice: Choice | None, finish: Finish | None = None) -> Delta:
-    if choice is None:
-        return Delta(shown, finish=finish)
-    return Delta(shown, (choice.token,), () if choice.logprob is None else (choice.logprob,), finish)
+        self.running.clear()
+        self.waiting.clear()
 
 
 def explain(cause: BaseException) -> AccelError:
     """Make the error one consumer meets; each gets its own, since a raised error belongs to its thread."""
     if isinstance(cause, AccelError):
-        error: AccelError = type(cause)(*cause.args)
+        error: AccelError = type(cause).__new__(type(cause), *cause.args)  # not `__init__`, which may want more
     else:
         error = DeviceLost(f"the step that computed this answer failed: {type(cause).__name__}: {cause}")
     error.__cause__ = cause

@@ -14,7 +14,7 @@ from typing import Any
 
 from langchain_accel.devices.base import Device, Plan, Progress, Rank, silent
 from langchain_accel.errors import DeviceUnavailable
-from langchain_accel.runtime.checkpoint import Checkpoint, open_checkpoint
+from langchain_accel.runtime.checkpoint import Checkpoint, open_checkpoint, resolve
 from langchain_accel.runtime.engine import Engine
 
 DEVICES = ("xeon", "gaudi", "inferentia", "ascend", "reference")
@@ -89,13 +89,15 @@ def shared(plan: Plan, progress: Progress = silent) -> Lease:
         AccelError: the plan, the model or the device cannot be used.
     """
     module = find(plan.device)
-    plan = replace(plan, model=str(Path(plan.model).resolve()))
+    plan = replace(plan, model=str(resolve(plan.model, plan.revision)), revision=None)
     with _entries_lock:
         entry = _entries.setdefault(plan, _Entry())
         entry.users += 1
     try:
         with entry.lock:
             if entry.engine is None or entry.engine.closed:
+                if entry.engine is not None:
+                    entry.engine.close()  # a lost engine may be releasing the device still
                 entry.checkpoint = open_checkpoint(Path(plan.model), trust_remote_code=plan.trust_remote_code)
                 entry.engine = Engine(
                     partial(_load, module, plan),

@@ -61,13 +61,10 @@ class Rows:
         """
         if not self._idle:
             return None
-        oldest = next(iter(self._idle))
-        if not self._resumes:
-            return Lease(oldest)
-        limit = len(prompt) - 1
+        oldest, limit = next(iter(self._idle)), len(prompt) - 1
         resumed, row = max(((_shared(known, prompt, limit), row) for row, known in self._idle.items()), key=_longest)
         if not self._copies:
-            return Lease(row, resumed) if resumed else Lease(oldest)
+            return Lease(row, resumed)  # the oldest where none shares anything
         copied, source = max(((_shared(known, prompt, limit), row) for row, known in self._known()), key=_longest)
         coming = max((_shared(request.prompt, prompt, limit) for request in self._prefilling()), default=0)
         if coming - max(copied, resumed) >= MIN_WAIT:

@@ -65,8 +65,8 @@ class Runner:
         for done, (start, shape) in enumerate(shapes):
             progress("warming up shapes", done, len(shapes))
             filled = self._fill(filled, start)
-            tokens = np.zeros(shape.length, np.int64)
-            self._run(shape, [Lane(row, tokens, start) for row in range(shape.batch)])
+            size = min(shape.length, shape.attended - start) if shape.attended else shape.length
+            self._run(shape, [Lane(row, np.zeros(size, np.int64), start) for row in range(shape.batch)])
         for row in range(self.spec.rows):
             self.device.forget(row)
         self._frozen, self.work = True, Work()

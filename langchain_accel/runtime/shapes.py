@@ -5,6 +5,7 @@ Graph capture is a discipline, not a class: a finite list of shapes, each warmed
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -70,19 +71,24 @@ def fit_decode(spec: Spec, count: int) -> int:
 
 def declared(spec: Spec) -> list[tuple[int, Shape]]:
     """Return every shape that serving can ask for, with the column it starts at in warm-up, by ascending column."""
-    lengths = spec.attended_lens
-    shapes = [(0, Shape("prefill", batch, length, spec.attended(length))) for batch, length in spec.prefill_shapes]
-    if spec.resumes:
-        shapes += [
-            (attended - length, Shape("prefill", batch, length, attended))
-            for batch, length in spec.prefill_shapes
-            for attended in lengths
-            if attended > length
-        ]
-    shapes += [
+    attended_lens = spec.attended_lens or (0,)
+    shapes = [
         (max(attended - 1, 0), Shape("decode", batch, 1, attended))
         for batch in spec.decode_shapes
-        for attended in lengths or (0,)
+        for attended in attended_lens
     ]
-    first_start = {shape: start for start, shape in sorted(shapes, reverse=True)}
-    return sorted((start, shape) for shape, start in first_start.items())
+    for batch, length in spec.prefill_shapes:
+        whole = spec.attended(length)  # what a full lane attends at column 0; a shorter one less, a resumed one more
+        least = spec.attended(_least(spec, batch, length))
+        shapes += [
+            (attended - length if attended > whole else 0, Shape("prefill", batch, length, attended))
+            for attended in attended_lens
+            if attended >= least and (attended <= whole or spec.resumes)
+        ]
+    return sorted(shapes)
+
+
+def _least(spec: Spec, batch: int, length: int) -> int:
+    """Return the fewest tokens that the longest lane of a prefill has for which `fit_prefill` chooses this shape."""
+    shorter = max((other for same, other in spec.prefill_shapes if same == batch and other < length), default=0)
+    return shorter + 1 if batch == 1 else max(shorter + 1, math.ceil(length / MAX_WASTE))

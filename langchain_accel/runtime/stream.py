@@ -89,8 +89,8 @@ class Mailbox:
 class Stream:
     """The answer to one request, as it is made. One consumer, sync or async.
 
-    Leaving early (`close`, a cancelled task, or dropping the last reference) aborts the request: its row is free
-    again within one step.
+    Leaving early (`close`, an interrupt or a cancelled task while it waits, or dropping the last reference) aborts the
+    request: its row is free again within one step.
     """
 
     def __init__(self, mailbox: Mailbox, abort: Callable[[], None]) -> None:
@@ -109,6 +109,7 @@ class Stream:
         Raises:
             DeviceLost: the step that computed it failed.
             EngineClosed: the engine was closed meanwhile.
+            AccelError: the stream was closed meanwhile.
         """
         if not self._ready and not self._ended:
             self._accept(self._wait(whole=False))
@@ -129,22 +130,14 @@ class Stream:
         return self._ready.popleft()
 
     def result(self) -> Completion:
-        """Wait for the whole answer; errors as in `__next__`. An interrupt while waiting aborts the request."""
-        try:
-            deltas = self._wait(whole=True)
-        except BaseException:
-            self.close()
-            raise
+        """Wait for the whole answer; errors as in `__next__`."""
+        deltas = self._wait(whole=True)
         self._ended = True
         return fold([*self._ready, *deltas])
 
     async def aresult(self) -> Completion:
-        """Await the whole answer; errors as in `__next__`. Cancelling the task aborts the request."""
-        try:
-            deltas = await self._await(whole=True)
-        except BaseException:
-            self.close()
-            raise
+        """Await the whole answer; errors as in `__next__`."""
+        deltas = await self._await(whole=True)
         self._ended = True
         return fold([*self._ready, *deltas])
 
@@ -163,25 +156,32 @@ class Stream:
 
     def _wait(self, *, whole: bool) -> list[Delta]:
         woken = threading.Event()
-        while (deltas := self._mailbox.take(woken.set, whole=whole)) is None:
-            woken.wait()
-            woken.clear()
+        try:
+            while (deltas := self._mailbox.take(woken.set, whole=whole)) is None:
+                woken.wait()
+                woken.clear()
+        except BaseException:
+            self.close()
+            raise
         return deltas
 
     async def _await(self, *, whole: bool) -> list[Delta]:
-        loop = asyncio.get_running_loop()
-        while True:
-            woken = asyncio.Event()
+        loop, woken, abort = asyncio.get_running_loop(), asyncio.Event(), self._abort
 
-            def wake(woken: asyncio.Event = woken) -> None:
-                try:
-                    loop.call_soon_threadsafe(woken.set)
-                except RuntimeError:  # the loop is closed: its tasks are gone, and so is this consumer
-                    self._abort()
+        def wake() -> None:  # the mailbox keeps it, so it must not keep the stream
+            try:
+                loop.call_soon_threadsafe(woken.set)
+            except RuntimeError:  # the loop is closed: its tasks are gone, and so is this consumer
+                abort()
 
-            if (deltas := self._mailbox.take(wake, whole=whole)) is not None:
-                return deltas
-            await woken.wait()
+        try:
+            while (deltas := self._mailbox.take(wake, whole=whole)) is None:
+                await woken.wait()
+                woken.clear()
+        except BaseException:
+            self.close()
+            raise
+        return deltas
 
 
 def fold(deltas: Iterable[Delta]) -> Completion:

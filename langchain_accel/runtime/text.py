@@ -7,8 +7,9 @@ context, and only the difference is shown (the prefix offset of Text Generation 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 from langchain_accel.errors import AccelError
@@ -53,6 +54,23 @@ def _cleans(tokenizer: Any) -> bool:
         tokenizer, "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", True
     )
     return bool(tokenizer.clean_up_tokenization_spaces) and not spared
+
+
+def showing(decode: Decode, visible: Mapping[int, str]) -> Decode:
+    """Return `decode` with some special tokens shown as their text instead of left out.
+
+    Args:
+        decode: leaves special tokens out.
+        visible: token ids with their text, such as the markers of tool calls.
+    """
+    if not visible:
+        return decode
+
+    def shown(tokens: Sequence[int]) -> str:
+        runs = ((marker, list(run)) for marker, run in groupby(tokens, visible.get))
+        return "".join(decode(run) if marker is None else marker * len(run) for marker, run in runs)
+
+    return shown
 
 
 class Text:
