@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_accel._version import __version__
 
 if TYPE_CHECKING:
+    from langchain_accel._register import register
     from langchain_accel.chat_models import AccelChatModel, ChatAscend, ChatGaudi, ChatInferentia, ChatXeon
     from langchain_accel.devices.xeon import Options as XeonOptions
     from langchain_accel.errors import AccelError, PromptTooLong
@@ -30,6 +31,7 @@ _HOMES = {
     "XeonOptions": ("devices.xeon", "Options"),
     "AccelError": ("errors", "AccelError"),
     "PromptTooLong": ("errors", "PromptTooLong"),
+    "register": ("_register", "register"),
 }
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "XeonLLM",
     "XeonOptions",
     "__version__",
+    "register",
 ]
 
 

@@ -18,7 +18,6 @@ from langchain_accel.devices.base import Plan
 from langchain_accel.errors import InvalidRequest, PromptTooLong
 from langchain_accel.runtime import registry
 from langchain_accel.runtime.batch import Job
-from langchain_accel.runtime.checkpoint import resolve
 from langchain_accel.runtime.progress import bar
 from langchain_accel.runtime.request import SamplingParams
 
@@ -130,7 +129,7 @@ class AccelSettings(BaseLanguageModel[Any]):
     progress_bar: bool = True
     """Draw a progress bar while loading, where standard error is a terminal. (Default: True)"""
 
-    _lease: registry.Lease | None = PrivateAttr(default=None)
+    _leases: dict[Plan, registry.Lease] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _check_accel_device(self) -> Self:
@@ -155,13 +154,19 @@ class AccelSettings(BaseLanguageModel[Any]):
 
     def close(self) -> None:
         """Let go of the weights; they are released when no other object uses them. The next call loads again."""
-        lease, self._lease = self._lease, None
-        if lease is not None:
+        leases, self._leases = self._leases, {}
+        for lease in leases.values():
             lease.close()
 
     def stats(self) -> Stats:
         """Return the engine's counters, loading it if need be. Objects with the same plan share them."""
         return self._engine_lease().engine.stats()
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Return the token ids of a text by the model's own tokenizer, without special tokens."""
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        return self._engine_lease().checkpoint.encode(text, add_special_tokens=False)
 
     @property
     def _accel_identity(self) -> dict[str, Any]:
@@ -176,32 +181,39 @@ class AccelSettings(BaseLanguageModel[Any]):
         params = {key: kwargs.get(name, getattr(self, name)) for key, name in named.items()}
         return {
             "ls_provider": "langchain-accel",
-            "ls_model_name": self.model,
+            "ls_model_name": kwargs.get("model") or self.model,
             **_given(params | {"ls_stop": stop or self.stop}),
         }
 
-    def _engine_lease(self) -> registry.Lease:
-        lease = self._lease
+    def _plan(self, model: str | None) -> Plan:
+        """Return what these fields ask for, the model not yet looked for."""
+        return Plan(
+            device=self.device,
+            model=model or self.model,
+            revision=self.revision,
+            rows=self.rows,
+            max_len=self.max_len,
+            dtype=self.dtype,
+            tensor_parallel_size=self.tensor_parallel_size,
+            trust_remote_code=self.trust_remote_code,
+            queue_limit=self.queue_limit,
+            options=getattr(self, "options", None),
+        )
+
+    def _engine_lease(self, model: str | None = None) -> registry.Lease:
+        """Return the hold on this object's engine, or on that of another model with the same settings."""
+        plan = self._plan(model)
+        lease = self._leases.get(plan)
         if lease is None or lease.closed:
-            plan = Plan(
-                device=self.device,
-                model=str(resolve(self.model, self.revision)),
-                rows=self.rows,
-                max_len=self.max_len,
-                dtype=self.dtype,
-                tensor_parallel_size=self.tensor_parallel_size,
-                trust_remote_code=self.trust_remote_code,
-                queue_limit=self.queue_limit,
-                options=getattr(self, "options", None),
-            )
-            lease = self._lease = registry.shared(plan, *([bar()] if self.progress_bar else []))
+            lease = self._leases[plan] = registry.shared(plan, *([bar()] if self.progress_bar else []))
         return lease
 
-    async def _aengine_lease(self) -> registry.Lease:
+    async def _aengine_lease(self, model: str | None = None) -> registry.Lease:
         """As `_engine_lease`; a load does not block the event loop."""
-        if self._lease is not None and not self._lease.closed:
-            return self._lease
-        return await asyncio.to_thread(self._engine_lease)
+        lease = self._leases.get(self._plan(model))
+        if lease is not None and not lease.closed:
+            return lease
+        return await asyncio.to_thread(self._engine_lease, model)
 
     def _sampling(
         self, lease: registry.Lease, stop: list[str] | None, kwargs: Mapping[str, Any]

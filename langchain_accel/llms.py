@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
+from contextvars import ContextVar
 from typing import Any, ClassVar, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseLLM, LangSmithParams
+from langchain_core.language_models import BaseLLM, LangSmithParams, LanguageModelInput
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import get_config_list
 from pydantic import Field
 
 from langchain_accel._settings import AccelSettings, single, translated
+from langchain_accel._structured import CONSTRAINTS, explicit_grammar
 from langchain_accel.devices.xeon import Options as XeonOptions
 from langchain_accel.runtime.batch import Job, acomplete, complete
 from langchain_accel.runtime.registry import Lease
 from langchain_accel.runtime.request import Finish, TokenLogprob
 from langchain_accel.runtime.stream import Completion
+
+MOST_THREADS = 256
+
+_keywords: ContextVar[Mapping[str, Any] | None] = ContextVar("_keywords", default=None)
+"""Keywords of the call that is being answered: `BaseLLM` leaves them out of its cache's key."""
 
 
 class AccelLLM(AccelSettings, BaseLLM):
@@ -34,16 +43,22 @@ class AccelLLM(AccelSettings, BaseLLM):
 
     @property
     def _identifying_params(self) -> Mapping[str, Any]:
-        return {"model_name": self.model, **self._accel_identity}
+        return {
+            "model_name": self.model,
+            **self._accel_identity,
+            **({"call": call} if (call := _keywords.get()) else {}),
+        }
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return cast("LangSmithParams", {**super()._get_ls_params(stop=stop, **kwargs), **self._ls_params(stop, kwargs)})
 
     def _jobs(self, lease: Lease, prompts: Sequence[str], stop: list[str] | None, kwargs: dict[str, Any]) -> list[Job]:
         """Return one job per prompt and answer asked for (`n`), the answers of a prompt together."""
-        params = self._sampling(lease, stop, {name: value for name, value in kwargs.items() if name != "stream"})
+        grammar = explicit_grammar(kwargs)
+        kwargs = {name: value for name, value in kwargs.items() if name not in ("stream", "model", *CONSTRAINTS)}
+        params = self._sampling(lease, stop, kwargs)
         encoded = [lease.checkpoint.encode(prompt, add_special_tokens=True) for prompt in prompts]
-        return [(prompt, one) for prompt in encoded for one in params]
+        return [Job(prompt, one, grammar) for prompt in encoded for one in params]
 
     def _generate(
         self,
@@ -52,10 +67,10 @@ class AccelLLM(AccelSettings, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002 - a whole answer has no token events
         **kwargs: Any,
     ) -> LLMResult:
-        lease = self._engine_lease()
+        lease = self._engine_lease(kwargs.get("model"))
         with translated():
             jobs = self._jobs(lease, prompts, stop, kwargs)
-            return self._result(lease, len(prompts), complete(lease.engine, jobs))
+            return self._result(lease, len(prompts), complete(lease.engine, jobs), kwargs.get("model"))
 
     async def _agenerate(
         self,
@@ -64,10 +79,10 @@ class AccelLLM(AccelSettings, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,  # noqa: ARG002 - a whole answer has no token events
         **kwargs: Any,
     ) -> LLMResult:
-        lease = await self._aengine_lease()
+        lease = await self._aengine_lease(kwargs.get("model"))
         with translated():
             jobs = self._jobs(lease, prompts, stop, kwargs)
-            return self._result(lease, len(prompts), await acomplete(lease.engine, jobs))
+            return self._result(lease, len(prompts), await acomplete(lease.engine, jobs), kwargs.get("model"))
 
     def _stream(
         self,
@@ -76,12 +91,12 @@ class AccelLLM(AccelSettings, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
-        lease = self._engine_lease()
+        lease = self._engine_lease(kwargs.get("model"))
         with translated():
             stream = lease.engine.submit(*single(self._jobs(lease, [prompt], stop, kwargs)))
         with closing(stream):
             for delta in stream:
-                chunk = self._chunk(lease, delta.text, delta.logprobs, delta.finish)
+                chunk = self._chunk(lease, delta.text, delta.logprobs, delta.finish, kwargs.get("model"))
                 if run_manager:
                     run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
@@ -93,23 +108,70 @@ class AccelLLM(AccelSettings, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
-        lease = await self._aengine_lease()
+        lease = await self._aengine_lease(kwargs.get("model"))
         with translated():
             stream = lease.engine.submit(*single(self._jobs(lease, [prompt], stop, kwargs)))
         with closing(stream):
             async for delta in stream:
-                chunk = self._chunk(lease, delta.text, delta.logprobs, delta.finish)
+                chunk = self._chunk(lease, delta.text, delta.logprobs, delta.finish, kwargs.get("model"))
                 if run_manager:
                     await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
 
-    def _result(self, lease: Lease, prompts: int, completions: Sequence[Completion]) -> LLMResult:
+    # ------------------------------------------------------------------ many at once, and the cache
+
+    def generate(
+        self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any
+    ) -> LLMResult:
+        """Answer all prompts together. Keywords are part of the cache's key."""
+        with _in_the_key(kwargs):
+            return super().generate(prompts, stop, callbacks, **kwargs)
+
+    async def agenerate(
+        self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any
+    ) -> LLMResult:
+        """As `generate`, in an event loop."""
+        with _in_the_key(kwargs):
+            return await super().agenerate(prompts, stop, callbacks, **kwargs)
+
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Answer all inputs together. With `return_exceptions` a bad prompt costs its own answer only."""
+        if not return_exceptions:
+            return super().batch(inputs, config, **kwargs)
+        width = min(max(len(inputs), 1), MOST_THREADS)
+        configs = get_config_list(config, len(inputs))
+        configs = [one if one.get("max_concurrency") else {**one, "max_concurrency": width} for one in configs]
+        return Runnable.batch(self, inputs, configs, return_exceptions=True, **kwargs)
+
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[str]:
+        """As `batch`, in an event loop."""
+        if not return_exceptions:
+            return await super().abatch(inputs, config, **kwargs)
+        return await Runnable.abatch(self, inputs, config, return_exceptions=True, **kwargs)
+
+    def _result(
+        self, lease: Lease, prompts: int, completions: Sequence[Completion], model: str | None = None
+    ) -> LLMResult:
         answers = len(completions) // prompts if prompts else 0
         generations = [
             [
                 Generation(
                     text=completion.text,
-                    generation_info=self._info(lease, completion.logprobs, completion.finish),
+                    generation_info=self._info(lease, completion.logprobs, completion.finish, model),
                 )
                 for completion in completions[first : first + answers]
             ]
@@ -117,26 +179,23 @@ class AccelLLM(AccelSettings, BaseLLM):
         ]
         finishes = [completion.finish for completion in completions]
         usage = _usage(finishes)
-        return LLMResult(generations=generations, llm_output={"token_usage": usage, "model_name": self.model})
+        return LLMResult(generations=generations, llm_output={"token_usage": usage, "model_name": model or self.model})
 
     def _chunk(
-        self, lease: Lease, text: str, logprobs: Sequence[TokenLogprob], finish: Finish | None
+        self, lease: Lease, text: str, logprobs: Sequence[TokenLogprob], finish: Finish | None, model: str | None
     ) -> GenerationChunk:
-        return GenerationChunk(text=text, generation_info=self._info(lease, logprobs, finish))
+        return GenerationChunk(text=text, generation_info=self._info(lease, logprobs, finish, model))
 
-    def _info(self, lease: Lease, logprobs: Sequence[TokenLogprob], finish: Finish | None) -> dict[str, Any] | None:
+    def _info(
+        self, lease: Lease, logprobs: Sequence[TokenLogprob], finish: Finish | None, model: str | None
+    ) -> dict[str, Any] | None:
         info: dict[str, Any] = {}
         if logprobs:
             info["logprobs"] = [lease.checkpoint.describe(entry) for entry in logprobs]
         if finish is not None:
-            info |= {"finish_reason": finish.reason, "model_name": self.model, "token_usage": _usage([finish])}
+            name = model or self.model
+            info |= {"finish_reason": finish.reason, "model_name": name, "token_usage": _usage([finish])}
         return info or None
-
-    def get_token_ids(self, text: str) -> list[int]:
-        """Return the token ids of a text, without special tokens."""
-        if self.custom_get_token_ids is not None:
-            return self.custom_get_token_ids(text)
-        return self._engine_lease().checkpoint.encode(text, add_special_tokens=False)
 
 
 class XeonLLM(AccelLLM):
@@ -173,6 +232,18 @@ class AscendLLM(AccelLLM):
     """Text completion on Huawei Ascend. Not in this release: making one raises `DeviceUnavailable`."""
 
     device: ClassVar[str] = "ascend"
+
+
+@contextmanager
+def _in_the_key(kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """Let the cache's key tell calls with different keywords apart."""
+    about_the_run = ("tags", "metadata", "run_name", "run_id")
+    call = {name: value for name, value in kwargs.items() if name not in about_the_run}
+    token = _keywords.set({"call": call} if call else None)
+    try:
+        yield
+    finally:
+        _keywords.reset(token)
 
 
 def _usage(finishes: Sequence[Finish]) -> dict[str, int]:

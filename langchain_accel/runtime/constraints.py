@@ -2,6 +2,9 @@
 
 A grammar is compiled where the user calls, so that its errors are raised there; the constraint that comes out is used
 by the engine's thread alone.
+
+A constraint with a limit is never cut: it always knows tokens that close the answer, no more than are left, and admits
+a token only where it knows such tokens after it, too. So at the latest those tokens are the answer's end.
 """
 
 from __future__ import annotations
@@ -13,14 +16,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from langchain_accel.devices.base import Logits
-from langchain_accel.errors import AccelError, InvalidRequest
+from langchain_accel.errors import InvalidRequest
+from langchain_accel.runtime.closing import Closer, Way
+from langchain_accel.runtime.matcher import Budget, Matcher
 
 COMPILED = 64
 """How many compiled grammars an engine remembers."""
+
+LONGEST = 4096
+"""How many tokens the shortest answer of a grammar may have."""
 
 
 class Constraint(Protocol):
@@ -29,6 +34,11 @@ class Constraint(Protocol):
     @property
     def finished(self) -> bool:
         """Whether the grammar is complete and nothing more may follow."""
+        ...
+
+    @property
+    def closed_early(self) -> bool:
+        """Whether a token was refused because too few were left to close the answer after it."""
         ...
 
     def mask(self, logits: Logits) -> None:
@@ -43,7 +53,26 @@ class Constraint(Protocol):
         """Move on by `token`.
 
         Raises:
-            AccelError: the grammar does not allow it here.
+            AccelError: the grammar does not allow it here, or the answer could not be closed after it.
+        """
+        ...
+
+    def admits(self, token: int) -> bool:
+        """Whether the answer can be closed within its limit after `token`, which the mask allows."""
+        ...
+
+    def closing(self) -> int | None:
+        """Return the next token of a way to close the answer: the end of sequence where it is complete.
+
+        Always admitted while tokens are left; `None` without a limit.
+        """
+        ...
+
+    def forced(self) -> list[int]:
+        """Return the tokens that must follow, within the limit; each of them may then be accepted.
+
+        What is forced is text: the tokens are those the tokenizer writes it with. The last ones are left out as long
+        as they could become others with what follows, so that a model finds the tokens it was trained with.
         """
         ...
 
@@ -116,21 +145,51 @@ class Grammars:
         self._eos_ids = sorted(token for token in set(eos_ids) if 0 <= token < vocab_size)
         self._lock = threading.Lock()
         self._prepared: Any = None
+        self._closer: Closer
         self._compiled = lru_cache(maxsize=COMPILED)(self._compile)
+        self._start = lru_cache(maxsize=COMPILED)(self._measure)
 
-    def compile(self, grammar: Grammar) -> Constraint:
+    def compile(self, grammar: Grammar, *, limit: int | None = None) -> Constraint:
         """Return a fresh constraint at the beginning of `grammar`.
 
+        Args:
+            grammar: what the answer must look like.
+            limit: most tokens the answer may have. It needs no end-of-sequence token: an answer that reaches the limit
+                where the grammar may end is complete. `None` leaves it open, and then the answer may be cut.
+
         Raises:
-            InvalidRequest: llguidance refuses the grammar (the message says why) or the tokenizer.
+            InvalidRequest: llguidance refuses the grammar (the message says why) or the tokenizer, or no answer within
+                `limit` follows it.
         """
         with self._lock:
             matcher = self._compiled(grammar).deep_copy()
-        return _Matcher(matcher, self._vocab_size, max(self._vocab_size, self._prepared.vocab_size))
+            budget = None if limit is None else self._budget(grammar, limit)
+        width = max(self._vocab_size, self._prepared.vocab_size)
+        return Matcher(matcher, self._closer, self._vocab_size, width, budget)
+
+    def _budget(self, grammar: Grammar, limit: int) -> Budget:
+        way = self._start(grammar, None)
+        if way is None or len(way) > limit:
+            way = self._start(grammar, LONGEST if way is None else len(way) - 1) or way
+        if way is None:
+            msg = f"no answer of at most {LONGEST} tokens that follows this {grammar.kind} grammar was found"
+            raise InvalidRequest(msg)
+        if len(way) > limit:
+            msg = f"this {grammar.kind} grammar needs at least {len(way)} tokens, max_tokens leaves {limit}"
+            raise InvalidRequest(msg)
+        return Budget(self._closer, limit, way, self._closer.literals(grammar.source))
+
+    def _measure(self, grammar: Grammar, below: int | None) -> Way | None:
+        """Return an answer that is likely short, or one of at most `below` tokens, if we find any."""
+        matcher = self._compiled(grammar)
+        if below is None:
+            return self._closer.greedy(matcher, LONGEST)
+        return self._closer.search(matcher, below, self._closer.literals(grammar.source))
 
     def _compile(self, grammar: Grammar) -> Any:
         if self._prepared is None:
             self._prepared = self._prepare()
+            self._closer = Closer(self._prepared, self._eos_ids, self._vocab_size)
         from llguidance import LLMatcher
 
         try:
@@ -187,39 +246,3 @@ def _translate(grammar: Grammar) -> str:
             literals = ("".join(f"\\x{{{ord(each):x}}}" for each in option) for option in options)
             translated = LLMatcher.grammar_from_regex("|".join(literals))
     return translated
-
-
-class _Matcher:
-    """A `Constraint` that asks llguidance.
-
-    Args:
-        matcher: an `LLMatcher` of its own, at the beginning of its grammar.
-        vocab_size: width of the logits.
-        width: bits of llguidance's mask, at least `vocab_size`.
-    """
-
-    def __init__(self, matcher: Any, vocab_size: int, width: int) -> None:
-        self._matcher = matcher
-        self._vocab_size = vocab_size
-        self._bits: npt.NDArray[np.int32] = np.zeros((width + 31) // 32, dtype=np.int32)
-
-    @property
-    def finished(self) -> bool:
-        return bool(self._matcher.is_stopped())
-
-    def mask(self, logits: Logits) -> None:
-        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
-        self._require_sound("the grammar went beyond llguidance's limits")
-        allowed = np.unpackbits(self._bits.view(np.uint8), count=self._vocab_size, bitorder="little")
-        np.copyto(logits, -np.inf, where=allowed == 0)
-
-    def accept(self, token: int) -> None:
-        if not self._matcher.consume_token(token):
-            self._require_sound(f"token {token} does not follow the grammar")
-
-    def _require_sound(self, what: str) -> None:
-        """Raise where llguidance has given up; it stays in that state, so `finished` would be misread."""
-        if self._matcher.is_error():
-            reason = self._matcher.get_error().strip().split("\n", 1)[0]
-            msg = f"{what}: {reason}"
-            raise AccelError(msg)

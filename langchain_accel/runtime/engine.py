@@ -148,6 +148,7 @@ class Engine:
             prompt_tokens=meter.prompt_tokens,
             reused_tokens=meter.reused_tokens,
             output_tokens=meter.output_tokens,
+            dictated_tokens=meter.dictated_tokens,
             prefill_steps=work.prefills,
             decode_steps=work.decodes,
             real_tokens=work.real_tokens,
@@ -156,7 +157,7 @@ class Engine:
             shapes=loop.runner.shapes,
             undeclared_shapes=loop.runner.undeclared,
             busy_seconds=meter.busy_seconds,
-            output_tokens_per_second=meter.chosen_tokens / max(meter.busy_seconds, 1e-9),
+            output_tokens_per_second=meter.output_tokens / max(meter.busy_seconds, 1e-9),
             first_token_p50=p50,
             first_token_p95=p95,
         )
@@ -208,17 +209,18 @@ class Engine:
             msg = f"token ids run from 0 to {spec.vocab_size - 1}, the prompt has {tokens.min()} to {tokens.max()}"
             raise InvalidRequest(msg)
         room = spec.max_len - len(tokens)
+        limit = room if params.max_tokens is None else min(room, params.max_tokens)
         eos_ids = frozenset[int]() if params.ignore_eos else self._eos_ids
         return Request(
             prompt=tokens,
             params=params,
-            limit=room if params.max_tokens is None else min(room, params.max_tokens),
+            limit=limit,
             sampler=Sampler(
                 params,
                 tokens.tolist(),
                 stop_ids=eos_ids.union(params.stop_token_ids),
                 vocab_size=spec.vocab_size,
-                constraint=self._grammars.compile(grammar) if grammar is not None else None,
+                constraint=self._grammars.compile(grammar, limit=limit) if grammar is not None else None,
             ),
             text=Text(showing(self._decode, visible), params.stop),
             mailbox=Mailbox(),

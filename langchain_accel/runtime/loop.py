@@ -8,8 +8,6 @@ from contextlib import suppress
 from dataclasses import replace
 from time import perf_counter
 
-import numpy as np
-
 from langchain_accel.devices.base import Device, Logits
 from langchain_accel.errors import AccelError, DeviceLost
 from langchain_accel.runtime import sampling, scheduler
@@ -17,8 +15,11 @@ from langchain_accel.runtime.request import Delta, Finish, FinishReason, Request
 from langchain_accel.runtime.rows import NOTHING, Lease, Rows
 from langchain_accel.runtime.runner import Lane, Runner
 from langchain_accel.runtime.sampling import Choice
-from langchain_accel.runtime.scheduler import Decode, Prefill, Step
+from langchain_accel.runtime.scheduler import Prefill, Step
 from langchain_accel.runtime.stats import Meter
+
+MIN_DICTATED = 3
+"""Tokens a grammar must dictate for a prefill of their own to be cheaper than the decode steps they would share."""
 
 
 class Loop:
@@ -76,18 +77,11 @@ class Loop:
                 self._fail([request], error)
 
     def _run(self, step: Step) -> Logits:
-        tails = self._rows.tails
-        if isinstance(step, Decode):
-            lanes = [
-                Lane(request.row, np.array(request.output[-1:], np.int64), request.computed)
-                for request in step.requests
-            ]
-            return self.runner.decode(lanes, step.batch, tails)
-        lanes = [
-            Lane(request.row, request.prompt[request.computed : request.computed + step.length], request.computed)
-            for request in step.requests
-        ]
-        return self.runner.prefill(lanes, step.batch, step.length, tails)
+        length = step.length if isinstance(step, Prefill) else 1
+        lanes = [Lane(request.row, request.upcoming(length), request.computed) for request in step.requests]
+        if isinstance(step, Prefill):
+            return self.runner.prefill(lanes, step.batch, length, self._rows.tails)
+        return self.runner.decode(lanes, step.batch, self._rows.tails)
 
     def _advance(self, step: Step, logits: Logits) -> None:
         """Account for a step that succeeded, and choose a token for every request whose prompt is complete."""
@@ -104,29 +98,38 @@ class Loop:
         choices = sampling.choose(logits, [request.sampler for request in ready])
         now = perf_counter()
         for request, choice in zip(ready, choices, strict=True):
-            if isinstance(choice, Choice):
+            try:
                 self._emit(request, choice, now)
-            else:
-                self._fail([request], choice)
-        self.meter.chosen_tokens += len(ready)
+            except AccelError as error:  # noqa: PERF203 - one request's error is its own
+                self._fail([request], error)
 
-    def _emit(self, request: Request, choice: Choice, now: float) -> None:
-        """Add one token to an answer, hand out the text that is safe to show, and finish where it ends."""
-        if request.state is State.PREFILL:
-            request.state, request.first_token = State.DECODE, now
-        sampler, text, token = request.sampler, request.text, choice.token
-        request.output.append(token)
-        if token in sampler.stop_ids:
-            self._finish(request, Delta(""), "stop", token, now)
-            return
-        shown = text.push(token, stops=len(request.output) >= request.params.min_tokens)
-        delta = Delta(shown, (token,), () if choice.logprob is None else (choice.logprob,))
-        if text.stopped is not None:
-            self._finish(request, delta, "stop", text.stopped, now)
-        elif sampler.finished:
-            self._finish(request, delta, "stop", None, now)
-        elif len(request.output) >= request.limit:
-            self._finish(request, delta, "length", None, now)
+    def _emit(self, request: Request, choice: Choice | AccelError, now: float) -> None:
+        """Add the chosen token to an answer, and those its grammar dictates next; hand out text; finish at the end.
+
+        Dictated tokens need no logits: one prefill puts them all into the KV cache, instead of a decode step for each.
+        """
+        if isinstance(choice, AccelError):
+            raise choice
+        request.first_token = request.first_token or now
+        tokens = [choice.token]
+        shown, ending = _append(request, choice.token)
+        dictated = request.sampler.forced() if ending is None and self.spec.resumes else []
+        if len(dictated) >= MIN_DICTATED:
+            for token in dictated:
+                request.sampler.accept(token)
+                more, ending = _append(request, token)
+                shown += more
+                tokens.append(token)
+                if ending:
+                    break
+        self.meter.output_tokens += len(tokens)
+        self.meter.dictated_tokens += len(tokens) - 1
+        request.state = State.DECODE if request.remaining == 1 else State.PREFILL
+        stop_ids = request.sampler.stop_ids
+        visible = tuple(token for token in tokens if token not in stop_ids)
+        delta = Delta(shown, visible, (choice.logprob,) if choice.logprob and visible else ())
+        if ending:
+            self._finish(request, delta, *ending, now)
         else:
             request.mailbox.put(delta)
 
@@ -185,6 +188,22 @@ class Loop:
             request.mailbox.fail(error())
         self.running.clear()
         self.waiting.clear()
+
+
+def _append(request: Request, token: int) -> tuple[str, tuple[FinishReason, str | int | None] | None]:
+    """Add one token to an answer; return the text it shows and, where it ends the answer, the reason and the match."""
+    request.output.append(token)
+    sampler, text = request.sampler, request.text
+    if token in sampler.stop_ids:
+        return "", ("stop", token)
+    shown = text.push(token, stops=len(request.output) >= request.params.min_tokens)
+    if text.stopped is not None:
+        return shown, ("stop", text.stopped)
+    if sampler.finished:
+        return shown, ("length" if sampler.closed_early else "stop", None)
+    if len(request.output) >= request.limit:
+        return shown, ("length", None)
+    return shown, None
 
 
 def explain(cause: BaseException) -> AccelError:

@@ -27,7 +27,7 @@ class State(Enum):
     WAITING = auto()
     """In the queue, without a row."""
     PREFILL = auto()
-    """Owns a row; part of its prompt is not yet in the KV cache."""
+    """Owns a row; several known tokens are not yet in the KV cache: of its prompt, or dictated by a grammar."""
     DECODE = auto()
     """Owns a row; one token a step."""
     DONE = auto()
@@ -185,8 +185,15 @@ class Request:
 
     @property
     def remaining(self) -> int:
-        """Prompt tokens still to prefill."""
-        return len(self.prompt) - self.computed
+        """Tokens known but not yet in the KV cache: of the prompt, or chosen and dictated ones of the answer."""
+        return len(self.prompt) + len(self.output) - self.computed
+
+    def upcoming(self, count: int) -> IntArray:
+        """Return the next tokens to compute, at most `count`."""
+        done = self.computed - len(self.prompt)
+        if done < 0:
+            return self.prompt[self.computed : self.computed + count]
+        return np.array(self.output[done : done + count], np.int64)
 
     @property
     def remembered(self) -> IntArray:

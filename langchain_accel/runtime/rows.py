@@ -72,7 +72,7 @@ class Rows:
         # Resuming in place overwrites what the row remembers past the shared prefix, so it must not be worth more.
         if resumed >= copied and (row == oldest or 2 * resumed >= len(self._idle[row])):
             return Lease(row, resumed)
-        if copied >= MIN_COPY and source != oldest:
+        if copied >= MIN_COPY:  # and not from the oldest, which would have been resumed
             return Lease(oldest, copied, source)
         return Lease(oldest, _shared(self._idle[oldest], prompt, limit))
 

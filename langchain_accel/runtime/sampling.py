@@ -9,22 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from langchain_accel.devices.base import IntArray, Logits
 from langchain_accel.errors import AccelError, InvalidRequest
 from langchain_accel.runtime.request import SamplingParams, TokenLogprob
+from langchain_accel.runtime.warping import warp
 
 if TYPE_CHECKING:
     from langchain_accel.runtime.constraints import Constraint
 
-Weights = npt.NDArray[np.float64]
-
-FIRST_LOOK, WIDEN = 512, 16
-"""How many of the most probable tokens top-p examines first, and how many times more where they fall short."""
+TRIES = 4
+"""How many tokens a constraint may refuse before it chooses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +123,11 @@ class Sampler:
         return self._constraint is not None and self._constraint.finished
 
     @property
+    def closed_early(self) -> bool:
+        """Whether the constraint had to close the answer because its limit was near."""
+        return self._constraint is not None and self._constraint.closed_early
+
+    @property
     def _too_short(self) -> bool:
         return self._generated < self._params.min_tokens and len(self._stops) > 0
 
@@ -138,9 +142,7 @@ class Sampler:
             AccelError: the largest logit is not a finite number.
         """
         scores = self._process(logits) if self._processed or self._too_short else logits
-        best = int(scores.argmax())  # numpy ranks NaN above every number, so one look finds any
-        _require_usable(scores[best], logits)
-        token = best if self._random is None else self._draw(scores, float(scores[best]), self._random)
+        token = self._pick(scores, logits)
         count = self._params.logprobs
         return Choice(token, None if count is None else _logprob(logits, token, count))
 
@@ -155,6 +157,36 @@ class Sampler:
             self._history.add(token)
         if self._constraint is not None:
             self._constraint.accept(token)
+
+    def forced(self) -> list[int]:
+        """Return the tokens that the constraint dictates next; the caller may `accept` them all without a choice.
+
+        Empty where log-probabilities are asked for, because they need the model's logits, and up to a stop id.
+        """
+        if self._constraint is None or self._params.logprobs is not None:
+            return []
+        return list(takewhile(lambda token: token not in self.stop_ids, self._constraint.forced()))
+
+    def _pick(self, scores: Logits, logits: Logits) -> int:
+        """Choose among the processed `scores` of `logits`; under a constraint only what it admits.
+
+        A constraint that must close wins over everything else, bias and `min_tokens` included.
+        """
+        for _ in range(TRIES):
+            best = int(scores.argmax())  # numpy ranks NaN above every number, so one look finds any
+            if scores[best] == -math.inf and self._closing is not None and math.isfinite(logits.max()):
+                break
+            _require_usable(scores[best], logits)
+            token = best if self._random is None else self._draw(scores, float(scores[best]), self._random)
+            if self._constraint is None or self._constraint.admits(token):
+                return token
+            scores[token] = -np.inf
+        assert self._closing is not None  # a constraint without a limit admits every token
+        return self._closing
+
+    @property
+    def _closing(self) -> int | None:
+        return None if self._constraint is None else self._constraint.closing()
 
     def _process(self, logits: Logits) -> Logits:
         """Return a copy of `logits` with everything applied that both a greedy and a drawn answer need."""
@@ -179,58 +211,6 @@ class Sampler:
         reached = weights.cumsum()
         # 1 - random() is in (0, 1]: the first sum that reaches it never belongs to a token of weight zero.
         return int(tokens[reached.searchsorted((1 - random.random()) * reached[-1])])
-
-
-def warp(scores: Logits, best: float, params: SamplingParams) -> tuple[IntArray, Weights]:
-    """Apply temperature, top-k, top-p and min-p, in this order, as transformers' logits warpers define them.
-
-    Top-k keeps every token as probable as the k-th. Where several tokens tie at the edge of top-p, those with lower
-    ids are kept. Min-p commutes with the two before it, because it compares with the most probable token.
-
-    Args:
-        scores: `[vocab_size]` processed logits; at least one is finite.
-        best: the largest of them.
-        params: the four settings; the temperature is above 0.
-
-    Returns:
-        The kept token ids `[N]`, ascending, and their weights `[N]`: probabilities relative to the largest one.
-    """
-    with np.errstate(over="ignore"):  # a tiny temperature sends the others to minus infinity, as it should
-        weights: Weights = np.exp(np.subtract(scores, best, dtype=np.float64) / params.temperature)
-    tokens: IntArray = np.arange(len(scores))
-    if 0 < params.top_k < len(scores):
-        edge = np.partition(scores, -params.top_k)[-params.top_k]
-        tokens = np.flatnonzero(scores >= edge)
-        weights = weights[tokens]
-    if params.top_p < 1:
-        kept = _nucleus(weights, params.top_p * float(weights.sum()))
-        tokens, weights = tokens[kept], weights[kept]
-    if params.min_p > 0:
-        kept = np.flatnonzero(weights >= params.min_p)
-        tokens, weights = tokens[kept], weights[kept]
-    return tokens, weights
-
-
-def _nucleus(weights: Weights, mass: float) -> IntArray:
-    """Return the ascending places of the smallest set of largest weights whose sum reaches `mass`.
-
-    A full sort of the vocabulary is avoided: the largest few hundred are cut off first, and more only where their
-    sum falls short. The result is exact either way.
-    """
-    size = min(FIRST_LOOK, len(weights))
-    while True:
-        rest = len(weights) - size
-        largest = np.sort(np.partition(weights, rest)[rest:] if rest else weights)[::-1]
-        reached = largest.cumsum()
-        if reached[-1] >= mass or not rest:
-            break
-        size = min(size * WIDEN, len(weights))
-    count = min(int(reached.searchsorted(mass)) + 1, size)
-    edge = largest[count - 1]
-    kept = weights > edge
-    ties = count - int(np.count_nonzero(kept))
-    kept[np.flatnonzero(weights == edge)[:ties]] = True
-    return np.flatnonzero(kept)
 
 
 def _logprob(logits: Logits, token: int, count: int) -> TokenLogprob:

@@ -22,7 +22,8 @@ class Stats:
         failed: requests that met an error.
         prompt_tokens: prompt tokens of finished requests.
         reused_tokens: of those, tokens taken from the KV cache instead of being computed.
-        output_tokens: tokens computed for the answers of finished requests.
+        output_tokens: tokens of all answers so far.
+        dictated_tokens: of those, tokens that a grammar dictated, which took no decode step of their own.
         prefill_steps: prefill steps run.
         decode_steps: decode steps run.
         real_tokens: tokens given to the device that requests asked for.
@@ -31,7 +32,7 @@ class Stats:
         shapes: distinct shapes warmed up.
         undeclared_shapes: shapes refused after warm-up; anything but 0 is a bug.
         busy_seconds: time spent in steps.
-        output_tokens_per_second: tokens chosen per second of `busy_seconds`.
+        output_tokens_per_second: `output_tokens` per second of `busy_seconds`.
         first_token_p50: median time from submission to first token, over the last 1,024 finished requests.
         first_token_p95: 95th percentile of the same.
     """
@@ -45,6 +46,7 @@ class Stats:
     prompt_tokens: int
     reused_tokens: int
     output_tokens: int
+    dictated_tokens: int
     prefill_steps: int
     decode_steps: int
     real_tokens: int
@@ -68,7 +70,7 @@ class Meter:
     prompt_tokens: int = 0
     reused_tokens: int = 0
     output_tokens: int = 0
-    chosen_tokens: int = 0
+    dictated_tokens: int = 0
     busy_seconds: float = 0.0
     first_token_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=1024))
 
@@ -77,7 +79,6 @@ class Meter:
         self.finished += 1
         self.prompt_tokens += finish.prompt_tokens
         self.reused_tokens += finish.reused_tokens
-        self.output_tokens += finish.completion_tokens
         self.first_token_seconds.append(finish.first_token_seconds)
 
     def first_token_percentiles(self) -> tuple[float, float]:

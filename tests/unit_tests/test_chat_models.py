@@ -252,9 +252,9 @@ async def test_a_load_does_not_block_the_event_loop(tiny: Path) -> None:
     loop_thread, load_threads = threading.get_ident(), []
     plain = ChatReference._engine_lease
 
-    def noted(self: ChatReference) -> registry.Lease:
+    def noted(self: ChatReference, model: str | None = None) -> registry.Lease:
         load_threads.append(threading.get_ident())
-        return plain(self)
+        return plain(self, model)
 
     ChatReference._engine_lease = noted
     try:

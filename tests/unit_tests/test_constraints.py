@@ -14,37 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from langchain_accel.errors import AccelError, InvalidRequest
 from langchain_accel.runtime import constraints
 from langchain_accel.runtime.constraints import Grammar, Grammars
 from langchain_accel.runtime.request import SamplingParams
 from langchain_accel.runtime.sampling import Sampler
+from tests.unit_tests.small_vocabulary import END, TURN, WIDTH, tokenizer
 
 pytest.importorskip("llguidance")
-transformers = pytest.importorskip("transformers")
-
-END, TURN = 0, 1  # two end-of-sequence ids
-SAMPLE = '{"name": "Ada", "age": 36, "tags": ["x", "y"], "kind": "cat"} true false null the quick 你好 é 😀\n'
-
-
-@lru_cache
-def tokenizer():
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=420,
-        special_tokens=["<end>", "<turn>", "<other>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator([SAMPLE] * 4, trainer)
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>")
-
-
-WIDTH = 500  # logits wider than the tokenizer's vocabulary
 
 
 @lru_cache

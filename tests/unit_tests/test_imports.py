@@ -69,6 +69,7 @@ def test_public_names_are_the_ones_promised() -> None:
         "XeonLLM",
         "XeonOptions",
         "__version__",
+        "register",
     ]
     for name in langchain_accel.__all__:
         assert getattr(langchain_accel, name) is not None

@@ -183,7 +183,7 @@ def test_rows_keep_their_books_whatever_happens(machine: type[RowsMachine]) -> N
 
     Mutants seen to fail: `take` without the `del`; a limit of `len(prompt)`; tails one column early; `give` that moves
     nothing to the end of the queue; `_shared` one token too long; the rule on what a row is worth left out; the oldest
-    row overwritten while it is the source; waiting left out.
+    row not looked at first; waiting left out.
     """
     run_state_machine_as_test(
         machine,

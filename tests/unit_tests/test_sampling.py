@@ -18,15 +18,28 @@ EOS = 3
 
 
 class Only:
-    """A constraint that allows a fixed set of tokens."""
+    """A constraint that allows a fixed set of tokens, without a limit unless it is given a way to close."""
 
-    def __init__(self, *allowed: int) -> None:
+    def __init__(self, *allowed: int, refused=(), way=None, dictated=()) -> None:
         self.allowed, self.accepted, self.finished = list(allowed), [], False
+        self.refused, self.way, self.dictated, self.asked = refused, way, list(dictated), []
+        self.closed_early = False
 
     def mask(self, logits):
         kept = logits[self.allowed]
         logits[:] = -np.inf
         logits[self.allowed] = kept
+
+    def admits(self, token):
+        self.asked.append(token)
+        self.closed_early |= token in self.refused
+        return token not in self.refused
+
+    def closing(self):
+        return self.way
+
+    def forced(self):
+        return self.dictated
 
     def accept(self, token):
         self.accepted.append(token)
@@ -273,6 +286,41 @@ def test_a_constraint_masks_first_and_advances():
     constraint.finished = True
     assert subject.finished
     assert not sampler().finished
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_what_a_constraint_refuses_is_chosen_again_and_at_last_by_the_constraint(temperature):
+    """Mutants: the refused token returned; it stays among the candidates; tries without an end; TRIES one more."""
+    logits, tokens = row(), range(10, 20)
+    best = sorted(tokens, key=lambda token: -logits[token])
+    constraint = Only(*tokens, refused=best[:3], way=50)
+    assert sampler(constraint=constraint, temperature=temperature, seed=1).choose(logits).token not in best[:3]
+    if not temperature:
+        assert constraint.asked == best[:4]
+    constraint = Only(*tokens, refused=tokens, way=50)
+    subject = sampler(constraint=constraint, temperature=temperature, seed=1)
+    assert not subject.closed_early
+    assert subject.choose(logits).token == 50
+    assert subject.closed_early
+    assert len(set(constraint.asked)) == len(constraint.asked) == 4
+
+
+def test_a_constraint_that_must_close_wins_over_min_tokens_and_bias():
+    """Mutants: `_require_usable` before; closing although the model's own logits are no numbers."""
+    for settings_ in ({"min_tokens": 9}, {"logit_bias": {EOS: -math.inf}}):
+        assert sampler(constraint=Only(EOS, way=EOS), **settings_).choose(row()).token == EOS
+        with pytest.raises(InvalidRequest, match="forbid every token"):
+            sampler(constraint=Only(EOS), **settings_).choose(row())
+        with pytest.raises(AccelError, match="not a finite number"):
+            sampler(constraint=Only(EOS, way=EOS), **settings_).choose(np.full(64, -np.inf, np.float32))
+
+
+def test_forced_tokens_are_those_of_the_constraint_up_to_a_stop_id():
+    """Mutants: given although log-probabilities are asked for; a stop id among them."""
+    constraint = Only(5, dictated=[5, 6, EOS, 7])
+    assert sampler(constraint=constraint).forced() == [5, 6]
+    assert sampler(constraint=constraint, stop_token_ids=(6,)).forced() == [5]
+    assert sampler(constraint=constraint, logprobs=0).forced() == sampler().forced() == []
 
 
 def test_an_error_concerns_its_row_alone():

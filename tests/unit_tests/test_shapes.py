@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from langchain_accel.devices.base import Spec
@@ -79,7 +79,13 @@ def test_the_first_request_always_gets_its_full_chunk(queue: tuple[Spec, list[in
         assert fit.length == min((each for each in lengths if each >= remaining[0]), default=max(lengths))
 
 
+def without_resumes(*prefill_shapes: tuple[int, int]) -> Spec:
+    return small_spec(prefill_shapes=prefill_shapes, attended_lens=(), resumes=False, copies=False)
+
+
 @given(queues())
+@example((without_resumes((1, 8), (4, 8)), [8, 8, 8], 0))
+@example((without_resumes((1, 8), (1, 16), (2, 8)), [8, 16], 2))
 def test_prompts_share_a_prefill_exactly_where_that_computes_more_without_waste(
     queue: tuple[Spec, list[int], int],
 ) -> None:

@@ -63,7 +63,7 @@ def test_an_engine_counts_what_it_did() -> None:
         after = engine.stats()
         assert (after.rows, after.running, after.queued) == (4, 0, 0)
         assert (after.finished, after.aborted, after.failed) == (2, 0, 1)
-        assert (after.prompt_tokens, after.reused_tokens, after.output_tokens) == (40, 19, 8)
+        assert (after.prompt_tokens, after.reused_tokens, after.output_tokens) == (40, 19, 9)
         assert (after.prefill_steps, after.decode_steps) == (3, 4 + 2 + 1)
         assert after.real_tokens == 20 + 1 + 3 + 7
         assert after.padded_tokens == 32 + 8 + 8 + 7
