@@ -113,8 +113,7 @@ def test_pieces_do_not_depend_on_how_the_text_is_cut(tool_format, thinking, is_o
 @settings(max_examples=250, deadline=None)
 @given(tool_format=formats, thinking=st.sampled_from([None, THINK]), text=noise, data=st.data())
 def test_langchain_reads_the_same_calls_in_the_chunks(tool_format, thinking, text, data):
-    """Mutants: no spoiler; a spoiler that closes no string, forgets an escape, or closes the right bracket; `_rest`
-    leaves the opener out of a nameless call; `feed` after `sink`."""
+    """Mutants: no spoiler; the opener left out of a nameless call."""
     pieces = split(tool_format, cut(data.draw, text), thinking)
     message = AIMessageChunk(content="")
     for piece in pieces:
@@ -132,7 +131,7 @@ def test_langchain_reads_the_same_calls_in_the_chunks(tool_format, thinking, tex
 @settings(max_examples=200, deadline=None)
 @given(tool_format=formats.filter(bool), wanted=wanted_calls, spaced=st.booleans(), data=st.data())
 def test_calls_come_back_as_they_were_rendered(tool_format, wanted, spaced, data):
-    """Mutants: brackets counted inside strings; `\\"` ends a string; a second call is text; arguments reformatted."""
+    """Mutants: brackets counted inside strings; an escaped quote ends a string; a second call is broken."""
     pieces = split(tool_format, cut(data.draw, render(tool_format, wanted, spaced)))
     assert calls(fold(pieces)) == wanted
     assert fold(pieces).text == "" and not invalid(fold(pieces))  # noqa: PT018
@@ -147,7 +146,7 @@ def test_calls_come_back_as_they_were_rendered(tool_format, wanted, spaced, data
 @settings(max_examples=200, deadline=None)
 @given(tool_format=formats.filter(bool), wanted=wanted_calls, data=st.data())
 def test_a_call_that_is_cut_off_is_never_taken_for_a_whole_one(tool_format, wanted, data):
-    """Mutants: no spoiler; `complete` not asked (a whole call without its end marker is invalid)."""
+    """Mutants: the spoiler closes the right bracket; `complete` not asked (a whole call without its end is invalid)."""
     text = render(tool_format, wanted)
     end = data.draw(st.integers(0, len(text)))
     folded = answer(tool_format, text[:end])
@@ -206,7 +205,7 @@ def test_reasoning_is_told_apart():
 
 
 def test_everything_is_passed_on_as_soon_as_it_is_certain():
-    """Mutants: arguments handed on when complete; text held until a marker."""
+    """Mutant: arguments handed on when complete."""
     splitter = OutputSplitter(HERMES, THINK)
     assert splitter.push("Let me look <to") == [TextPiece("Let me look")]
     assert splitter.push("ast> ") == [TextPiece(" <toast>")]
@@ -240,7 +239,7 @@ def test_ids_are_those_that_the_templates_take():
     ],
 )
 def test_variants_that_models_write_are_understood(tool_format, text, expected):
-    """Mutants: arguments before the name are lost; `parameters` unknown; a missing brace makes the call invalid."""
+    """Mutants: arguments before the name are lost; only the format's own key is known; no arguments are no JSON."""
     assert calls(answer(tool_format, text)) == expected
     assert not answer(tool_format, text).text
 
@@ -264,7 +263,7 @@ def test_variants_that_models_write_are_understood(tool_format, text, expected):
     ],
 )
 def test_a_broken_call_is_invalid(tool_format, text, name, arguments, shown):
-    """Mutants: each branch of `_rest` swapped; the raw text of a call is not kept."""
+    """Mutants: the spoiler closes no string, or forgets an escape; `feed` after `sink` (a character twice)."""
     folded = answer(tool_format, text)
     assert (invalid(folded), folded.tool_calls, folded.text) == ([(name, arguments)], [], shown)
 
@@ -289,5 +288,5 @@ def test_a_broken_call_ends_where_the_next_one_begins():
     ],
 )
 def test_json_that_is_no_call_is_text(text):
-    """Mutants: any JSON is a call; a call may begin in the middle; what was tried in vain is lost."""
+    """Mutants: any first key; a name without arguments is a call; what was tried in vain is lost."""
     assert split(LLAMA3, [text]) == [TextPiece(text)]

@@ -131,8 +131,7 @@ def check(folded, names=SCHEMAS):
 @pytest.mark.parametrize("rich", [False, True])
 @pytest.mark.parametrize("tool_format", FORMATS.values(), ids=FORMATS)
 def test_a_forced_call_is_valid_for_its_schema(tool_format, rich):
-    """360 calls. Mutants: no `additionalProperties: false`; names not checked; free white space; `$defs` dropped;
-    markers spelled where they are tokens."""
+    """360 calls. Mutants: no `additionalProperties: false`; free white space; `$defs` dropped; markers spelled out."""
     for index, name in enumerate(SCHEMAS):
         grammar = forced_grammar(tool_format, TOOLS, [name], tokenizer(rich), parallel=False)
         for seed in range(3):
@@ -159,7 +158,7 @@ def test_any_tool_in_one_call_or_several(tool_format, rich):
 
 
 def test_calls_are_written_as_templates_write_them():
-    """Mutants: compact separators; `arguments` for Llama 3; no line break inside the tags."""
+    """Mutants: compact separators; `arguments` for Llama 3; no line break in tags; tokens that are openers unknown."""
     written = {
         "hermes": '<tool_call>\n{"name": "nest", "arguments": %s}\n</tool_call>',
         "llama3": '{"name": "nest", "parameters": %s}',
@@ -184,7 +183,7 @@ def test_calls_are_written_as_templates_write_them():
 @settings(max_examples=30, deadline=None)
 @given(name=st.sampled_from(list(FORMATS)), rich=st.booleans(), thinks=st.booleans(), data=st.data())
 def test_free_text_is_free_until_a_call_is_opened(name, rich, thinks, data):
-    """Mutants: added tokens not free; text may not be empty; the answer may not end in reasoning."""
+    """Mutants: added tokens not free; the answer may not end in reasoning; reasoning read as text."""
     encoder, thinking = tokenizer(rich), THINK if thinks else None
     constraint = grammars(rich).compile(auto_grammar(FORMATS[name], TOOLS[:2], encoder, thinking=thinking))
     anything = grammars(rich).compile(Grammar.regex("(?s:.*)"))  # what is text at all: UTF-8
@@ -207,8 +206,7 @@ def test_free_text_is_free_until_a_call_is_opened(name, rich, thinks, data):
 @pytest.mark.parametrize("rich", [False, True])
 @pytest.mark.parametrize("tool_format", FORMATS.values(), ids=FORMATS)
 def test_an_opened_call_is_valid(tool_format, rich):
-    """Also where the marker is spelled in ordinary tokens. Mutants: no lazy rule; opener not bound; the reasoning's
-    text bound like the answer's."""
+    """Also where the marker is spelled in ordinary tokens. Mutants: no lazy rule; `bare_head` not bound."""
     encoder = tokenizer(rich)
     ids = lambda text: encoder.encode(text, add_special_tokens=False)
     spelled = [token for char in tool_format.opener for token in ids(char)]
