@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from langchain_core.messages import AIMessageChunk, message_chunk_to_message
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
 from langchain_accel._output import OutputSplitter, Piece, ReasoningPiece, TextPiece, ToolCallPiece
+from langchain_accel.runtime.batch import Job
 from langchain_accel.runtime.checkpoint import Checkpoint
 from langchain_accel.runtime.request import Finish, TokenLogprob
 from langchain_accel.runtime.stream import Completion
@@ -72,6 +73,19 @@ class AnswerReader:
         if self.splitter is None:
             return [TextPiece(text)] if text else []
         return [*self.splitter.push(text), *(self.splitter.finish() if ended else [])]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One call, ready for the engine: a job per answer asked for, and a reader for each answer."""
+
+    jobs: list[Job]
+    reader: Callable[[], AnswerReader]
+
+    def result(self, completions: Sequence[Completion]) -> ChatResult:
+        """Return the answers as LangChain's result."""
+        generations = [self.reader().whole(completion) for completion in completions]
+        return ChatResult(generations=list(generations), llm_output={"model_name": self.reader().model})
 
 
 def usage(finish: Finish) -> UsageMetadata:

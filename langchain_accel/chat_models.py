@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, cast
 from uuid import UUID
@@ -19,7 +18,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, Field
 
-from langchain_accel._answer import AnswerReader
+from langchain_accel._answer import AnswerReader, Ask
 from langchain_accel._messages import to_template
 from langchain_accel._settings import AccelSettings, single, translated
 from langchain_accel._structured import OUTPUT, Method, OutputForm, ToolGrammar, structured_output
@@ -27,7 +26,6 @@ from langchain_accel.devices.xeon import Options as XeonOptions
 from langchain_accel.errors import InvalidRequest
 from langchain_accel.runtime.batch import Job, acomplete, complete
 from langchain_accel.runtime.registry import Lease
-from langchain_accel.runtime.stream import Completion
 
 MOST_THREADS = 256
 
@@ -76,7 +74,7 @@ class AccelChatModel(AccelSettings, BaseChatModel):
 
     # ------------------------------------------------------------------ one path: prompt, engine, answer
 
-    def _ask(self, lease: Lease, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> _Ask:
+    def _ask(self, lease: Lease, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> Ask:
         kwargs = {name: value for name, value in kwargs.items() if name not in ("stream", "stream_usage", "strict")}
         model = kwargs.pop("model", None) or self.model
         variables = {**self.chat_template_kwargs, **kwargs.pop("chat_template_kwargs", {})}
@@ -88,7 +86,7 @@ class AccelChatModel(AccelSettings, BaseChatModel):
         prompt = checkpoint.encode(text, add_special_tokens=False)
         grammar, visible = form.grammar(checkpoint.tokenizer, text), form.visible(checkpoint.tokenizer)
         jobs = [Job(prompt, params, grammar, visible) for params in self._sampling(lease, stop, kwargs)]
-        return _Ask(jobs, lambda: AnswerReader(model, checkpoint, form.splitter(text)))
+        return Ask(jobs, lambda: AnswerReader(model, checkpoint, form.splitter(text)))
 
     def _generate(
         self,
@@ -259,18 +257,6 @@ class AccelChatModel(AccelSettings, BaseChatModel):
         """Return the tokens that these messages, and tools, take in the window, the template's own included."""
         output = {"tools": [convert_to_openai_tool(tool) for tool in tools]} if tools else {}
         return len(self._ask(self._engine_lease(), messages, None, output).jobs[0].prompt)
-
-
-@dataclass(frozen=True)
-class _Ask:
-    """One call, ready for the engine: a job per answer asked for, and a reader for each answer."""
-
-    jobs: list[Job]
-    reader: Callable[[], AnswerReader]
-
-    def result(self, completions: Sequence[Completion]) -> ChatResult:
-        generations = [self.reader().whole(completion) for completion in completions]
-        return ChatResult(generations=list(generations), llm_output={"model_name": self.reader().model})
 
 
 class ChatXeon(AccelChatModel):

@@ -139,7 +139,7 @@ class Closer:
                     continue
             left -= 1
             mask = np.frombuffer(allowed, dtype=np.int32)
-            tokens = self._order[_spread(self._allowed(mask))].tolist() or [_any(mask, self.end)]
+            tokens = self._order[_spread(self._allowed(mask))].tolist() or [_any(mask, self._size, self.end)]
             for step in (*((token,) for token in tokens), *literals):
                 there = here.deep_copy()
                 if there.try_consume_tokens(list(step)) != len(step):
@@ -166,7 +166,7 @@ class Closer:
             return self.end
         places = self._allowed(bits)
         if not len(places):
-            return _any(bits, self.end)
+            return _any(bits, self._size, self.end)
         ranks = (self._text_ranks if len(places) > TEXT else self._ranks)[places]
         place = places[np.argmin(ranks + (ranks >= FREE) * 1000 * used[places])]
         used[place] += 1
@@ -179,9 +179,9 @@ def _mask(matcher: Any, bits: Bits) -> bool:
     return not matcher.is_error()
 
 
-def _any(bits: Bits, end: int) -> int:
-    """Return the first token that a mask allows, `end` where there is none."""
-    tokens = np.flatnonzero(np.unpackbits(bits.view(np.uint8), bitorder="little"))
+def _any(bits: Bits, size: int, end: int) -> int:
+    """Return the first token below `size` that a mask allows, `end` where there is none."""
+    tokens = np.flatnonzero(np.unpackbits(bits.view(np.uint8), count=size, bitorder="little"))
     return int(tokens[0]) if len(tokens) else end
 
 

@@ -24,7 +24,7 @@ from langchain_accel.runtime.matcher import Budget, Matcher
 COMPILED = 64
 """How many compiled grammars an engine remembers."""
 
-LONGEST = 4096
+LONGEST = 2048
 """How many tokens the shortest answer of a grammar may have."""
 
 

@@ -32,6 +32,7 @@ def test_a_configurable_model_keeps_its_weights(tiny: Path, monkeypatch: pytest.
     configurable.invoke("hi")
     (kept,) = [model for model in _register._kept.values() if isinstance(model, ChatReference)]
     engine = kept._engine_lease().engine
+    del kept  # or the test itself would keep the weights
     configurable.invoke("hi")
     configurable.invoke("hi", config={"configurable": {"temperature": 0.5}})
     assert not engine.closed

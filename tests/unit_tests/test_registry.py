@@ -151,7 +151,7 @@ def test_collection_in_the_middle_of_anything_does_not_deadlock(loads: Loads, pl
     """A finaliser runs where memory is collected: here while the registry's lock is held, by this very thread, and in
     the engine's thread, which then must not wait for itself.
 
-    Mutants seen to fail: a plain lock for the entries; a finaliser that waits for the engine's end.
+    Mutant seen to fail: a plain lock for the entries.
     """
     lease = registry.shared(plan)
     with registry._entries_lock:

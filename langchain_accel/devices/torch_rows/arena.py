@@ -6,6 +6,8 @@ import torch
 
 from langchain_accel.devices.torch_rows.step import Step
 
+_FEW = 2  # lanes that are copied one by one faster than scattered together
+
 
 class Arena:
     """`rows x max_len` columns of keys and values per layer.
@@ -45,7 +47,7 @@ class Arena:
         if layer not in self.layers:
             self.layers[layer] = (self._allocate(keys), self._allocate(values))
         arena_keys, arena_values = self.layers[layer]
-        if step.width == 1:
+        if step.width == 1 and len(step.lanes) > _FEW:
             # [T, kv_heads, dim] at (row, :, column): one scatter for all lanes of a decode step.
             arena_keys[step.rows, :, step.columns] = keys.transpose(0, 1).to(self.dtype)
             arena_values[step.rows, :, step.columns] = values.transpose(0, 1).to(self.dtype)

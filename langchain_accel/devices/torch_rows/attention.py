@@ -57,23 +57,36 @@ def attend(
     Returns:
         `[T, heads, value_dim]`; zero at padding.
     """
-    heads, length, _ = query.shape
+    kv_heads = keys.shape[1]
+    query = query.unflatten(0, (kv_heads, -1))
+    if step.width == 1:
+        # One token a lane: the heads of a group are the queries of one attention, [1, kv_heads, groups, key_dim].
+        outputs = []
+        for lane, token in zip(step.lanes, query.permute(2, 0, 1, 3).split(1), strict=True):
+            first = 0 if window is None else max(0, lane.start - window + 1)
+            bias = None if column_bias is None else column_bias[:, first : lane.end].unflatten(0, (1, kv_heads, -1))
+            row, columns = slice(lane.row, lane.row + 1), slice(first, lane.end)
+            outputs.append(_dense(token, keys[row, :, columns], values[row, :, columns], bias, scaling, soft_cap))
+        return torch.cat(outputs).flatten(1, 2)
     allocate = query.new_zeros if step.padded else query.new_empty
-    output = allocate((length, heads, values.shape[-1]))
+    output = allocate((query.shape[2], kv_heads * query.shape[1], values.shape[-1]))
     for lane in step.lanes:
+        # A batch of kv heads, whose keys serve the group's heads with stride zero: [kv_heads, groups, n, key_dim].
         first = 0 if window is None else max(0, lane.start - window + 1)
-        output[lane.tokens] = _attend_lane(
-            query[:, lane.tokens],
-            keys[lane.row, :, first : lane.end],
-            values[lane.row, :, first : lane.end],
-            _bias(step, lane, first, window, column_bias, keys.shape[1]),
+        spread = (kv_heads, query.shape[1], lane.end - first, -1)
+        attended = _dense(
+            query[:, :, lane.tokens],
+            keys[lane.row, :, None, first : lane.end].expand(spread),
+            values[lane.row, :, None, first : lane.end].expand(spread),
+            _bias(step, lane, first, window, column_bias, kv_heads),
             scaling,
             soft_cap,
-        ).transpose(0, 1)
+        )
+        output[lane.tokens] = attended.flatten(0, 1).transpose(0, 1)
     return output
 
 
-def _attend_lane(
+def _dense(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
@@ -81,65 +94,22 @@ def _attend_lane(
     scaling: float,
     soft_cap: float | None,
 ) -> torch.Tensor:
-    """Attend `[heads, n, key_dim]` queries to `[kv_heads, columns, key_dim]` keys, without repeating the keys.
-
-    Args:
-        query: one lane's queries.
-        keys: the columns this lane sees.
-        values: `[kv_heads, columns, value_dim]`.
-        bias: broadcastable to `[kv_heads, heads / kv_heads, n, columns]`, or None.
-        scaling: factor on the scores.
-        soft_cap: cap on the scores, or None.
-
-    Returns:
-        `[heads, n, value_dim]`.
-    """
-    heads, length, width = query.shape
-    kv_heads, columns, _ = keys.shape
-    groups = heads // kv_heads
-    if soft_cap is not None:
-        # The heads of a group become rows of one matrix product.
-        rows = query.reshape(kv_heads, groups * length, width)
-        scores = torch.matmul(rows, keys.transpose(1, 2)).float().mul_(scaling)
-        scores = scores.div_(soft_cap).tanh_().mul_(soft_cap).view(kv_heads, groups, length, columns)
-        if bias is not None:
-            scores = scores + bias
-        weights = torch.softmax(scores, dim=-1).to(values.dtype).view(kv_heads, groups * length, columns)
-        output = torch.matmul(weights, values)
-    elif length == 1:
-        # One token: its heads of a group are the queries of one attention.
-        output = functional.scaled_dot_product_attention(
-            query.reshape(1, kv_heads, groups, width),
-            keys[None],
-            values[None],
-            attn_mask=None if bias is None else bias.transpose(1, 2).transpose(0, 1),
-            scale=scaling,
-        )
-    else:
-        # Batch of kv heads, keys spread over the group's heads with stride zero: nothing is copied.
-        output = functional.scaled_dot_product_attention(
-            query.reshape(kv_heads, groups, length, width),
-            keys[:, None].expand(-1, groups, -1, -1),
-            values[:, None].expand(-1, groups, -1, -1),
-            attn_mask=bias,
-            scale=scaling,
-        )
-    return output.reshape(heads, length, -1)
+    """Attend 4-D `[..., n, key_dim]` queries to all of `[..., columns, key_dim]` keys; `[..., n, value_dim]`."""
+    if soft_cap is None:
+        return functional.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=scaling)
+    scores = torch.matmul(query, keys.transpose(-1, -2)).float().mul_(scaling / soft_cap).tanh_().mul_(soft_cap)
+    weights = torch.softmax(scores if bias is None else scores + bias, dim=-1)
+    return torch.matmul(weights.to(values.dtype), values)
 
 
 def _bias(
     step: Step, lane: Lane, first: int, window: int | None, column_bias: torch.Tensor | None, kv_heads: int
-) -> torch.Tensor | None:
+) -> torch.Tensor:
     """What is added to a lane's scores: minus infinity where a query may not look, and the bias of each column.
 
     Returns:
-        float32 `[n, columns]`, with a column bias `[kv_heads, groups, n, columns]`; None where nothing needs adding.
+        float32 `[n, columns]`, with a column bias `[kv_heads, groups, n, columns]`.
     """
-    bias = None
-    if column_bias is not None:
-        bias = column_bias[:, first : lane.end].unflatten(0, (kv_heads, -1))[:, :, None]
-    if lane.length == 1:
-        return bias  # the columns from `first` on are exactly those the one token sees
     key = (lane.offset, window, column_bias is not None)
     if key not in step.biases:
         queries = torch.arange(lane.start, lane.end)[:, None]
@@ -147,8 +117,10 @@ def _bias(
         hidden = columns > queries
         if window is not None:
             hidden |= columns <= queries - window
-        mask = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
-        step.biases[key] = mask if bias is None else mask + bias
+        bias = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
+        if column_bias is not None:
+            bias = bias + column_bias[:, first : lane.end].unflatten(0, (kv_heads, -1))[:, :, None]
+        step.biases[key] = bias
     return step.biases[key]
 
 

@@ -49,7 +49,11 @@ def open_device(
     install(model, attention)
     device = RowDevice(model, attention, spec, on_close=on_close)
     progress("checking the model", 0, 1)
-    selfcheck.check(model, attention, device, prompt, expected)
+    try:
+        selfcheck.check(model, attention, device, prompt, expected)
+    except BaseException:
+        attention.close()  # its registered name would keep the arena
+        raise
     progress("checking the model", 1, 1)
     return device
 
