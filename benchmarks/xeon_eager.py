@@ -2,11 +2,11 @@
 
     python benchmarks/xeon_eager.py [--shape 135m|360m] [--threads 1] [--repeats 3] [--json FILE]
 
-A random-weight Llama of SmolLM2's shape, bfloat16 where the CPU is fast at it, greedy, no end of sequence. Three
+A random-weight Llama of SmolLM2's shape, greedy, no end of sequence, in the dtype this CPU is fast at for both. Three
 workloads: *single* (one 256-token prompt, 64 new tokens), *batch* (8 unequal prompts of about 128 tokens, 64 new
 tokens) and *rag* (8 questions over one 512-token context, 32 new tokens each). transformers runs as its documentation
-advises: bfloat16, SDPA attention, the batch padded on the left in one `generate` call, `rag` as one such batch. Both run
-the same number of threads; CPU time of the whole process is the figure to trust on a shared machine.
+advises: SDPA attention, the batch padded on the left in one `generate` call, `rag` as one such batch. Both run the same
+number of threads; CPU time of the whole process is the figure to trust on a shared machine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from langchain_accel.devices.base import Plan, Progress
-from langchain_accel.devices.xeon import Options, load
+from langchain_accel.devices.xeon import Options, cpu_flags, fastest_dtype, load
 from langchain_accel.runtime.batch import complete
 from langchain_accel.runtime.engine import Engine
 from langchain_accel.runtime.request import SamplingParams
@@ -109,6 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="135m")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=fastest_dtype(cpu_flags()))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="also write every measurement to this file")
     args = parser.parse_args()
@@ -116,18 +117,18 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as scratch:
         folder = make_model(Path(scratch) / "model", args.shape)
-        plan = Plan("xeon", str(folder), rows=8, max_len=1024)
+        plan = Plan("xeon", str(folder), rows=8, max_len=1024, dtype=args.dtype)
 
         def open_device(progress: Progress) -> object:
             return load(plan, Options(threads=args.threads), progress=progress)
 
         engine = Engine(open_device, NoText(), eos_ids=frozenset())
-        plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+        plain = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, args.dtype))
         plain.generation_config.eos_token_id = None
         measured: dict[str, dict[str, list[tuple[float, float]]]] = {}
         for repeat in range(args.repeats + 1):
             for name, (prompts, new) in workloads().items():
-                # A first token of its own keeps the engine from remembering the last repeat, not from sharing within one.
+                # A first token of its own: nothing is remembered from the last repeat, but shared within one.
                 fresh = [[1 + repeat, *prompt[1:]] for prompt in prompts]
                 runs = {
                     "langchain-accel": lambda fresh=fresh, new=new: ours(engine, fresh, new),
@@ -138,7 +139,7 @@ def main() -> None:
                     if repeat:  # the first round warms both up
                         measured.setdefault(name, {}).setdefault(peer, []).append(seconds)
         engine.close()
-    print(f"SmolLM2-{args.shape} shape, random weights, {args.threads} thread(s), medians of {args.repeats} runs")
+    print(f"SmolLM2-{args.shape} shape, random weights, {args.dtype}, {args.threads} thread(s), {args.repeats} runs")
     print(f"{'workload':10} {'peer':16} {'CPU s':>8} {'wall s':>8} {'ratio of CPU time':>18}")
     for name, peers in measured.items():
         base = statistics.median(cpu for cpu, _ in peers["langchain-accel"])

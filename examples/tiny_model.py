@@ -1,16 +1,43 @@
 """Make a small model folder with random weights in a real architecture, for trying things out without a download.
 
-The tokenizer is trained on the demo's corpus, the chat template is ChatML, the weights mean nothing.
+The tokenizer is trained on the demo's corpus, the chat template is ChatML with tools as Hermes and Qwen write them, the
+weights mean nothing.
 """
 
 from __future__ import annotations
 
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
+CORPUS = Path(__file__).parent / "corpus"
+
+# Tools stand in the system message; a call is JSON between <tool_call> and </tool_call>; a result is a user's turn.
+CHATML = """\
+{%- if tools %}
+    {{- '<|im_start|>system\\n' }}
+    {%- if messages[0].role == 'system' %}{{- messages[0].content + '\\n\\n' }}{%- endif %}
+    {{- 'You may call these tools:\\n<tools>' }}
+    {%- for tool in tools %}{{- '\\n' + (tool | tojson) }}{%- endfor %}
+    {{- '\\n</tools>\\nTo call one, write\\n<tool_call>\\n{"name": ..., "arguments": ...}\\n</tool_call>' }}
+    {{- '<|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {%- if message.role == 'tool' %}
+        {{- '<|im_start|>user\\n<tool_response>\\n' + message.content + '\\n</tool_response><|im_end|>\\n' }}
+    {%- elif not (tools and loop.first and message.role == 'system') %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content }}
+        {%- for call in message.tool_calls or [] %}
+            {{- '<tool_call>\\n{"name": ' + (call.function.name | tojson) }}
+            {{- ', "arguments": ' + (call.function.arguments | tojson) + '}\\n</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}
+"""
 
 
 def make_tiny_model(folder: Path, corpus: Path, *, seed: int = 0) -> Path:
@@ -59,3 +86,24 @@ def make_tiny_model(folder: Path, corpus: Path, *, seed: int = 0) -> Path:
     model.save_pretrained(folder)
     fast.save_pretrained(folder)
     return folder
+
+
+@contextmanager
+def model_or_tiny(model: str | None) -> Iterator[dict[str, str]]:
+    """Yield the fields `model` and `dtype` of a chat model: those of `model`, or of a tiny random one made on the spot.
+
+    Args:
+        model: a folder or hub id; None makes the tiny one, and says so on standard error.
+    """
+    if model is not None:
+        yield {"model": model, "dtype": "auto"}
+        return
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = make_tiny_model(Path(scratch) / "tiny", CORPUS)
+        print(
+            "No --model given: this one was made just now with random weights: its words mean nothing.", file=sys.stderr
+        )
+        yield {"model": str(folder), "dtype": "float32"}

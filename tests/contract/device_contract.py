@@ -492,7 +492,7 @@ class DeviceContract:
                     drive.forget(row)
 
 
-def need(holds: bool, lacking: str) -> None:  # noqa: FBT001
+def need(holds: bool, lacking: str) -> None:
     """Skip the law unless the device can do what it is about."""
     if not holds:
         pytest.skip(f"the device {lacking}")
