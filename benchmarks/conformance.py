@@ -2,9 +2,10 @@
 
     python benchmarks/conformance.py [--reasons] [--only EXPRESSION] [--random | --model FOLDER]
 
-Both get the same tests, the same switches and the same model, in float32, greedy, answers of at most 64 tokens. The model
-is the fitted fixture; `--random` takes random weights instead, which shows what grammars do alone. The peer is the package `langchain-huggingface`; where it is missing, its column stays empty. Ends with an
-error where one of our tests fails.
+Both get the same tests, the same switches and the same model, in float32, greedy, answers of at most 64 tokens. The
+model is the fitted fixture; `--random` takes random weights instead, which shows what grammars do alone. The peer is
+the package `langchain-huggingface`; where it is missing, its column stays empty. Ends with an error where one of our
+tests fails.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ SAMPLING = (
 )  # fmt: skip
 """Fields that a call may override by keyword."""
 
-IDENTITY = (*SAMPLING, "model", "revision", "dtype", "max_len", "tensor_parallel_size")
+IDENTITY = (*SAMPLING, "model", "revision", "dtype", "max_len", "tensor_parallel_size", "trust_remote_code")
 """Fields that change an answer: the key of LangChain's cache."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any, Literal
 
@@ -18,9 +18,10 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 
 from langchain_accel._output import OutputSplitter
 from langchain_accel._tool_formats import FORMATS, Thinking, ToolFormat, detect, detect_thinking, visible_tokens
-from langchain_accel._tool_grammars import auto_grammar, forced_grammar, json_grammar
+from langchain_accel._tool_grammars import OPEN, auto_grammar, forced_grammar, json_grammar
 from langchain_accel.errors import InvalidRequest
 from langchain_accel.runtime.constraints import Grammar
+from langchain_accel.runtime.request import SamplingParams
 
 Method = Literal["json_schema", "function_calling", "json_mode"]
 ToolGrammar = Literal["auto", "forced"]
@@ -144,6 +145,22 @@ class OutputForm:
             return json_grammar(self.schema, tokenizer, reasoning=reasoning)
         return None
 
+    @property
+    def whole(self) -> bool:
+        """Whether the whole answer follows a grammar, so that a stop string could only cut it."""
+        return bool(self.constraint or self.schema or self.forced)
+
+    def unstopped(self, params: SamplingParams, stop: Sequence[str] | None) -> SamplingParams:
+        """Return sampling settings without the model's default stop strings.
+
+        Raises:
+            InvalidRequest: the call itself asks for stop strings.
+        """
+        if stop:
+            msg = f"stop={list(stop)!r} would cut an answer that must follow a grammar: leave it out"
+            raise InvalidRequest(msg)
+        return replace(params, stop=())
+
     def visible(self, tokenizer: Any) -> dict[int, str]:
         """Return the special tokens that must stay readable in the answer's text."""
         if self.tool_format is None and self.thinking is None:
@@ -174,6 +191,8 @@ def structured_output(
     Raises:
         InvalidRequest: the method is unknown.
     """
+    if isinstance(schema, dict) and not {"title", "name"} & schema.keys():
+        schema = {"title": "answer", **schema}
     pydantic: Any = schema if isinstance(schema, type) and is_basemodel_subclass(schema) else None
     noted = {"ls_structured_output_format": {"kwargs": {"method": method, "strict": strict}, "schema": schema}}
     parser: BaseOutputParser[Any]
@@ -242,12 +261,34 @@ def _schema(response_format: Any) -> str | None:
         case {"type": "json_object"}:
             return json.dumps({"type": "object"})
         case {"type": "json_schema", "json_schema": {"schema": Mapping() as schema}}:
-            return Grammar.json_schema(schema).source
+            return Grammar.json_schema(_closed(schema)).source
     msg = (
         "response_format must be {'type': 'json_schema', 'json_schema': {'schema': ...}}, {'type': 'json_object'} or "
         f"{{'type': 'text'}}, got {response_format!r}"
     )
     raise InvalidRequest(msg)
+
+
+def _closed(schema: Any) -> Any:
+    """Return a schema in which objects have no properties but those they declare, where it does not say otherwise.
+
+    Without this a model may invent keys until its tokens run out, and most readers drop them.
+    """
+    if isinstance(schema, list):
+        return [_closed(each) for each in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    closed = {key: _closed_within(key, value) for key, value in schema.items()}
+    if isinstance(schema.get("properties"), Mapping) and not OPEN & schema.keys():
+        closed["additionalProperties"] = False
+    return closed
+
+
+def _closed_within(key: str, value: Any) -> Any:
+    if key in ("properties", "$defs", "definitions", "patternProperties") and isinstance(value, Mapping):
+        return {name: _closed(each) for name, each in value.items()}
+    # What allOf composes must stay open: each part would forbid the others' properties.
+    return value if key in ("allOf", "enum", "const", "default", "examples") else _closed(value)
 
 
 def _format(name: str | None, template: str | None) -> ToolFormat | None:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun, Callbacks
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput, ModelProfile
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
 from langchain_core.outputs import ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import ContextThreadPoolExecutor
@@ -67,6 +67,8 @@ class AccelChatModel(AccelSettings, BaseChatModel):
             **self._accel_identity,
             "chat_template": self.chat_template,
             "chat_template_kwargs": self.chat_template_kwargs,
+            "tool_format": self.tool_format,
+            "tool_grammar": self.tool_grammar,
         }
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
@@ -85,7 +87,10 @@ class AccelChatModel(AccelSettings, BaseChatModel):
         text = checkpoint.render(to_template(messages), self.chat_template, variables, form.tools)
         prompt = checkpoint.encode(text, add_special_tokens=False)
         grammar, visible = form.grammar(checkpoint.tokenizer, text), form.visible(checkpoint.tokenizer)
-        jobs = [Job(prompt, params, grammar, visible) for params in self._sampling(lease, stop, kwargs)]
+        sampling = self._sampling(lease, stop, kwargs)
+        if form.whole:
+            sampling = [form.unstopped(params, stop) for params in sampling]
+        jobs = [Job(prompt, params, grammar, visible) for params in sampling]
         return Ask(jobs, lambda: AnswerReader(model, checkpoint, form.splitter(text)))
 
     def _generate(
@@ -256,7 +261,7 @@ class AccelChatModel(AccelSettings, BaseChatModel):
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
         """Return the tokens that these messages, and tools, take in the window, the template's own included."""
         output = {"tools": [convert_to_openai_tool(tool) for tool in tools]} if tools else {}
-        return len(self._ask(self._engine_lease(), messages, None, output).jobs[0].prompt)
+        return len(self._ask(self._engine_lease(), convert_to_messages(messages), None, output).jobs[0].prompt)
 
 
 class ChatXeon(AccelChatModel):

@@ -219,9 +219,11 @@ def test_cache_keys_tell_models_and_settings_apart(chat: ChatReference) -> None:
             chat.model_copy(update={"stop": ["x"]}),
             chat.model_copy(update={"chat_template_kwargs": {"enable_thinking": False}}),
             chat.model_copy(update={"repetition_penalty": 1.2}),
+            chat.model_copy(update={"tool_format": "hermes"}),
+            chat.model_copy(update={"tool_grammar": "forced"}),
         )
     }
-    assert len(keys) == 6
+    assert len(keys) == 8
 
 
 def test_leaving_a_stream_early_frees_its_row(chat: ChatReference) -> None:

@@ -93,7 +93,7 @@ def test_answers_to_schemas_of_real_shape_are_valid_within_every_limit(name):
 
 @pytest.mark.parametrize("name", GRAMMARS)
 def test_answers_to_every_kind_of_grammar_are_complete_within_every_limit(name):
-    """Mutants: no search after the walk; the search without literals; no tail of the old way tried."""
+    """Mutants: no search for an answer the walk does not find; the search without literals."""
     grammar = GRAMMARS[name]
     least = shortest(grammar)
     assert least <= 32
@@ -132,7 +132,7 @@ def test_a_limit_below_the_shortest_answer_is_refused_with_both_numbers():
     with pytest.raises(InvalidRequest, match=r"at least 12 tokens, max_tokens leaves 11"):
         grammars().compile(grammar, limit=11)
     assert generate(grammars().compile(grammar, limit=12), 12, 0)[0] == '"abcdefghij"'
-    grammars().compile(Grammar.choice(["the other one", "q"]), limit=1)
+    assert shortest(Grammar.json_schema(SCHEMAS["uri"])) == 12  # the walk takes more
     with pytest.raises(InvalidRequest, match="no answer of at most"):
         grammars().compile(Grammar.lark('start: "a" start'), limit=1000)
 
@@ -168,7 +168,7 @@ def test_without_a_limit_nothing_is_refused():
 @settings(max_examples=60, deadline=None)
 @given(name=st.sampled_from(sorted(SCHEMAS)), seed=st.integers(0, 10**6), limited=st.booleans())
 def test_forced_tokens_are_legal_and_the_only_text_that_may_follow(name, seed, limited):
-    """Mutants: forced tokens where the grammar may end; after the end; the way not moved to them."""
+    """Mutants: what is forced where the grammar may end, too; its bytes as tokens; the mask's only token."""
     grammar, random = Grammar.json_schema(SCHEMAS[name]), np.random.default_rng(seed)
     prepared = (grammars().compile(grammar), grammars()._prepared)[1]
     limit = shortest(grammar) + seed % 9
@@ -217,10 +217,10 @@ def test_forced_text_keeps_the_tokens_a_tokenizer_would_write():
     assert tokenizer().decode(tokens) == "he"
 
 
-@pytest.mark.parametrize("pattern", ["[a-z]{9}!", "(?s:.)*nam!", "x(true|false)?!"])
+@pytest.mark.parametrize("pattern", ["[a-z]{9}!", "(?s:.)*nam!", 'x"[^"]*"[}]'])
 def test_ways_use_no_token_that_the_model_lacks(pattern):
-    """Mutants: ranks, literals or forced tokens of the whole tokenizer. Its last ids write `name` and ` true`."""
-    width = 300
+    """Mutants: ranks, literals or forced tokens of the whole tokenizer. Its last ids write `"}`, `name` and ` true`."""
+    width = 262
     for seed in range(6):
         constraint = grammars(width).compile(Grammar.regex(pattern), limit=24)
         text, tokens, _ = generate(constraint, 24, seed, width=width, forcing=seed % 2 == 0)
@@ -262,13 +262,42 @@ def test_an_answer_is_closed_where_llguidance_gives_up():
     check(schema, tokenizer().decode(tokens))
 
 
-def test_most_tokens_take_neither_mask_nor_walk(monkeypatch):
-    """The cost rule. Mutants: `follow` without the old way as such; without its tail."""
-    walks, original = [], Closer.greedy
-    monkeypatch.setattr(Closer, "greedy", lambda *args: walks.append(1) or original(*args))
-    schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
-    constraint = grammars().compile(Grammar.json_schema(schema), limit=400)
-    for token in tokenizer().encode('{"a":"' + "the quick cat " * 20 + '"'):
+def walk(grammar, text, limit, monkeypatch):
+    """How many walks and steps of walks an answer takes that is written in single characters."""
+    walks, steps, greedy, best = [], [], Closer.greedy, Closer._best
+    constraint = grammars().compile(grammar, limit=limit)
+    monkeypatch.setattr(Closer, "greedy", lambda *args: walks.append(1) or greedy(*args))
+    monkeypatch.setattr(Closer, "_best", lambda *args: steps.append(1) or best(*args))
+    for character in text:
+        (token,) = tokenizer().encode(character)
         assert constraint.admits(token)
         constraint.accept(token)
-    assert len(walks) <= 3
+    monkeypatch.undo()
+    return len(walks), len(steps)
+
+
+def test_most_tokens_take_neither_mask_nor_walk(monkeypatch):
+    """The cost rule. Mutants: `follow` without the old way as such; without its tail; no end of it in a walk."""
+    words = Grammar.json_schema({"type": "array", "items": {"type": "string"}})
+    walks, steps = walk(words, '["' + "the quick cat " * 20 + '"', 400, monkeypatch)
+    assert walks <= 3
+    assert steps <= 6
+    assert walk(Grammar.regex("[0-9]{60}"), "736" * 20, 60, monkeypatch)[0] <= 20
+    tree = {"type": "array", "items": {"$ref": "#"}}
+    walks, steps = walk(
+        Grammar.json_schema({"prefixItems": [tree] + [{"const": 7}] * 20, "minItems": 21}), "[[", 90, monkeypatch
+    )
+    assert steps <= 4
+
+
+def test_a_search_finds_what_a_walk_does_not_but_fails_a_few_times_only(monkeypatch):
+    """Mutants: no search after the walk; it is repeated for ever."""
+    constraint = grammars().compile(Grammar.regex("z|q[a-z ]*end"), limit=99)
+    assert constraint.admits(tokenizer().convert_tokens_to_ids("q"))
+    endless = {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/x"}]}
+    endless["$defs"] = {"x": {"type": "array", "items": {"$ref": "#/$defs/x"}, "minItems": 1}}
+    constraint = grammars().compile(Grammar.json_schema(endless), limit=99)
+    searches, original = [], Closer.search
+    monkeypatch.setattr(Closer, "search", lambda *args: searches.append(1) or original(*args))
+    assert not any(constraint.admits(tokenizer().convert_tokens_to_ids("[")) for _ in range(6))
+    assert len(searches) == 3

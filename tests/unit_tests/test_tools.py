@@ -13,6 +13,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, Too
 from langchain_core.tools import tool
 from pydantic import BaseModel, Field
 
+from langchain_accel._structured import _closed
 from langchain_accel.errors import InvalidRequest
 from tests.reference_models import ChatReference, ReferenceLLM
 
@@ -219,6 +220,36 @@ def test_tools_and_a_schema_together_give_one_or_the_other(chat: ChatReference) 
             kinds.add("answer")
     assert "answer" in kinds or "call" in kinds
     assert not any(bound.invoke("Go", seed=seed).invalid_tool_calls for seed in range(4))
+
+
+def test_an_answer_invents_no_keys(chat: ChatReference) -> None:
+    """Pydantic's own schemas leave objects open. Mutant seen to fail: schemas taken as they are."""
+    structured = chat.with_structured_output(Person, include_raw=True)
+    for _ in range(3):
+        assert set(json.loads(structured.invoke("Make one up.")["raw"].text)) <= set(Person.model_fields)
+    like_a_schema = {"type": "object", "properties": {"properties": {"type": "object", "properties": {}}}}
+    assert _closed(like_a_schema)["properties"] == {
+        "properties": {"type": "object", "properties": {}, "additionalProperties": False}
+    }
+    left = {"allOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]}
+    assert _closed(left) == left
+
+
+def test_a_stop_string_cannot_cut_an_answer_that_follows_a_grammar(chat: ChatReference) -> None:
+    """LangChain's parsers would take the cut JSON for whole. Mutant seen to fail: stop strings honoured."""
+    with pytest.raises(InvalidRequest, match="would cut an answer"):
+        chat.with_structured_output(Pet).invoke("one", stop=["}"])
+    stopping = chat.model_copy(update={"stop": ['"']})
+    assert stopping.with_structured_output(Pet).invoke("one")["kind"] in ("cat", "dog")
+
+
+def test_a_schema_without_a_title_and_messages_of_any_form_will_do(chat: ChatReference) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "boolean"}}, "required": ["n"]}
+    for method in ("json_schema", "function_calling"):
+        assert chat.with_structured_output(schema, method=method).invoke("x")["n"] in (True, False)
+    assert chat.get_num_tokens_from_messages([("human", "hi")]) == chat.get_num_tokens_from_messages(
+        [HumanMessage("hi")]
+    )
 
 
 def test_reasoning_is_kept_out_of_the_text(chat: ChatReference) -> None:
