@@ -223,11 +223,13 @@ def _ranks(tokenizer: Any, size: int, eos_ids: frozenset[int]) -> dict[int, int]
 
 def _byte_rank(text: bytes) -> int:
     """Rank a byte: punctuation separates parts of a pattern, and what opens comes last."""
+    if text == b",":
+        return 250  # whatever is followed by one needs it
     if text in b"{[(<":
         return 1_000_000
     if text.isdigit():
         return 1050 + text[0] - ord("0")
     if text.isalpha():
         return 1100 + text[0]
-    punctuation = b"@./-:T+Z_,;=#%&~!*?|^$\\"
+    punctuation = b"@./-:T+Z_;=#%&~!*?|^$\\"
     return 1000 + punctuation.index(text) if text in punctuation else 1300 + text[0]
