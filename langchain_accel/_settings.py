@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from langchain_core.exceptions import ContextOverflowError
 from langchain_core.language_models import BaseLanguageModel
+from langchain_core.runnables.config import RunnableConfig, get_config_list
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 from typing_extensions import Self
 
@@ -23,6 +24,9 @@ from langchain_accel.runtime.request import SamplingParams
 
 if TYPE_CHECKING:
     from langchain_accel.runtime.stats import Stats
+
+MOST_THREADS = 256
+"""Threads that one batch takes at most."""
 
 SAMPLING = (
     "max_tokens", "min_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty",
@@ -251,6 +255,16 @@ def translated() -> Iterator[None]:
         yield
     except PromptTooLong as error:
         raise ContextOverflow(str(error), prompt_tokens=error.prompt_tokens, limit=error.limit) from error
+
+
+def side_by_side(config: RunnableConfig | list[RunnableConfig] | None, inputs: int) -> list[RunnableConfig]:
+    """Return a configuration per input that lets all of them be submitted at once, where it says nothing else.
+
+    LangChain's own width is the machine's cores and four, which would leave rows idle.
+    """
+    width = min(max(inputs, 1), MOST_THREADS)
+    configs = get_config_list(config, inputs)
+    return [one if one.get("max_concurrency") else {**one, "max_concurrency": width} for one in configs]
 
 
 def single(jobs: list[Job]) -> Job:

@@ -20,14 +20,12 @@ from pydantic import BaseModel, Field
 
 from langchain_accel._answer import AnswerReader, Ask
 from langchain_accel._messages import to_template
-from langchain_accel._settings import AccelSettings, single, translated
+from langchain_accel._settings import MOST_THREADS, AccelSettings, side_by_side, single, translated
 from langchain_accel._structured import OUTPUT, Method, OutputForm, ToolGrammar, structured_output
 from langchain_accel.devices.xeon import Options as XeonOptions
 from langchain_accel.errors import InvalidRequest
 from langchain_accel.runtime.batch import Job, acomplete, complete
 from langchain_accel.runtime.registry import Lease
-
-MOST_THREADS = 256
 
 
 class AccelChatModel(AccelSettings, BaseChatModel):
@@ -163,14 +161,8 @@ class AccelChatModel(AccelSettings, BaseChatModel):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[AIMessage]:
-        """Answer all inputs together.
-
-        LangChain's own `batch` runs as many threads as a machine has cores and four; here that many would leave rows
-        idle, so unless `max_concurrency` is set every input is submitted at once.
-        """
-        configs = config if isinstance(config, list) else [config or {}] * len(inputs)
-        width = min(max(len(inputs), 1), MOST_THREADS)
-        configs = [one if one.get("max_concurrency") else {**one, "max_concurrency": width} for one in configs]
+        """Answer all inputs together, whatever the width of LangChain's thread pool would be."""
+        configs = side_by_side(config, len(inputs))
         return super().batch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
 
     def generate(

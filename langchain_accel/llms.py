@@ -11,18 +11,15 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import BaseLLM, LangSmithParams, LanguageModelInput
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig
-from langchain_core.runnables.config import get_config_list
 from pydantic import Field
 
-from langchain_accel._settings import AccelSettings, single, translated
+from langchain_accel._settings import AccelSettings, side_by_side, single, translated
 from langchain_accel._structured import CONSTRAINTS, explicit_grammar
 from langchain_accel.devices.xeon import Options as XeonOptions
 from langchain_accel.runtime.batch import Job, acomplete, complete
 from langchain_accel.runtime.registry import Lease
 from langchain_accel.runtime.request import Finish, TokenLogprob
 from langchain_accel.runtime.stream import Completion
-
-MOST_THREADS = 256
 
 _keywords: ContextVar[Mapping[str, Any] | None] = ContextVar("_keywords", default=None)
 """Keywords of the call that is being answered: `BaseLLM` leaves them out of its cache's key."""
@@ -145,9 +142,7 @@ class AccelLLM(AccelSettings, BaseLLM):
         """Answer all inputs together. With `return_exceptions` a bad prompt costs its own answer only."""
         if not return_exceptions:
             return super().batch(inputs, config, **kwargs)
-        width = min(max(len(inputs), 1), MOST_THREADS)
-        configs = get_config_list(config, len(inputs))
-        configs = [one if one.get("max_concurrency") else {**one, "max_concurrency": width} for one in configs]
+        configs = side_by_side(config, len(inputs))
         return Runnable.batch(self, inputs, configs, return_exceptions=True, **kwargs)
 
     async def abatch(

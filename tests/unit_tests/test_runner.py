@@ -113,18 +113,18 @@ def test_work_counts_what_was_asked_and_what_was_run() -> None:
     assert runner.work == Work(prefills=1, decodes=1, real_tokens=23, padded_tokens=36)
 
 
-def test_attended_length_counts_padding_lanes_too() -> None:
+def test_attended_length_counts_padding_lanes_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device reads as many columns as its furthest lane needs.
 
-    Mutant seen to fail: attended length of the real lanes only.
+    Mutants seen to fail: attended length of the real lanes only, in a decode and in a prefill.
     """
-    device = Ledger(small_spec(attended_lens=(16, 128)))
-    runner = Runner(device)
-    runner.warmup()
-    device.held, device.shapes = [[0] * 60 for _ in range(4)], set()
-    runner.decode([lane(0, 3), lane(1, 3), lane(2, 3)], 4, lambda: [(3, 60)])
-    assert device.shapes == {Shape("decode", 4, 1, 128)}
-    assert runner.undeclared == 0
+    runner, asked = Runner(Ledger(small_spec(attended_lens=(16, 128)))), []
+    monkeypatch.setattr(runner, "_run", lambda shape, lanes: asked.append(shape) or np.zeros((shape.batch, 50)))
+    lanes, tails = [lane(0, 3), lane(1, 3), lane(2, 3)], [(3, 60)]
+    runner.decode(lanes, 4, lambda: tails)
+    runner.prefill(lanes, 4, 8, lambda: tails)
+    runner.prefill(lanes, 4, 8, lambda: [(3, 15)])
+    assert asked == [Shape("decode", 4, 1, 128), Shape("prefill", 4, 8, 128), Shape("prefill", 4, 8, 16)]
 
 
 @given(st.data())

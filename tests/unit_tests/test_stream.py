@@ -266,8 +266,29 @@ async def test_a_mailbox_keeps_no_stream_alive() -> None:
     assert aborted.times == 2
 
 
+def test_a_delta_that_comes_right_after_a_look_wakes_all_the_same() -> None:
+    """Mutant seen to fail: `take` that registers its wake-up after it has let go of the lock."""
+    mailbox, wakes = Mailbox(), Aborted()
+    real = mailbox._lock
+
+    class Crowded:
+        """A lock after whose first release somebody else has been in."""
+
+        def __enter__(self) -> None:
+            real.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            real.release()
+            mailbox._lock = real
+            mailbox.put(DELTAS[0])
+
+    mailbox._lock = Crowded()  # type: ignore[assignment]
+    assert mailbox.take(wakes, whole=False) is None
+    assert wakes.times == 1
+
+
 def test_many_threads_and_one_writer_lose_nothing() -> None:
-    """Mutant seen to fail: `take` that registers its wake-up outside the lock."""
+    """Mutant seen to fail: `put` that replaces what is there."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
