@@ -250,18 +250,15 @@ def _forced(choice: Any, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _schema(response_format: Any) -> str | None:
-    """Return the JSON schema that a `response_format` asks for, as text.
-
-    Raises:
-        InvalidRequest: it is of no known form.
-    """
+    """Return the JSON schema that a `response_format` asks for, as text; a form that is not known is an error."""
     match response_format:
         case None | {"type": "text"}:
             return None
         case {"type": "json_object"}:
             return json.dumps({"type": "object"})
         case {"type": "json_schema", "json_schema": {"schema": Mapping() as schema}}:
-            return Grammar.json_schema(_closed(schema)).source
+            written = Grammar.json_schema(schema).source  # refuses what is not JSON, such as a dictionary inside itself
+            return Grammar.json_schema(_closed(json.loads(written))).source
     msg = (
         "response_format must be {'type': 'json_schema', 'json_schema': {'schema': ...}}, {'type': 'json_object'} or "
         f"{{'type': 'text'}}, got {response_format!r}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from copy import deepcopy
 from typing import Any
 
 from langchain_accel.runtime.constraints import Grammar
@@ -97,7 +98,7 @@ class _Schemas:
         return {"$ref": self._random.choice(places)}
 
     def _odd(self, depth: int) -> Any:
-        return self._random.choice(ODD)
+        return deepcopy(self._random.choice(ODD))
 
     def _object(self, depth: int) -> Any:
         pick = self._random

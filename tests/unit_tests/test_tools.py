@@ -243,6 +243,15 @@ def test_a_stop_string_cannot_cut_an_answer_that_follows_a_grammar(chat: ChatRef
     assert stopping.with_structured_output(Pet).invoke("one")["kind"] in ("cat", "dog")
 
 
+def test_a_schema_that_is_no_json_is_refused(chat: ChatReference) -> None:
+    """Mutant seen to fail: objects closed before anyone looks whether the schema can be written."""
+    schema: dict[str, object] = {"type": "object"}
+    schema["properties"] = {"me": schema}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    with pytest.raises(InvalidRequest, match="cannot be written as JSON"):
+        chat.invoke("x", response_format=wanted)
+
+
 def test_a_schema_without_a_title_and_messages_of_any_form_will_do(chat: ChatReference) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "boolean"}}, "required": ["n"]}
     for method in ("json_schema", "function_calling"):
