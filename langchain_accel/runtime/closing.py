@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Sequence
 from heapq import heappop, heappush
 from itertools import count
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -110,19 +111,21 @@ class Closer:
                 return None
         return tuple(way)
 
-    def search(self, matcher: Any, room: int, literals: Sequence[Way] = ()) -> Way | None:
+    def search(self, matcher: Any, room: int, literals: Sequence[Way], seconds: float) -> Way | None:
         """Look for a way best first, at most `room` tokens long.
 
         Args:
             matcher: where the answer stands; not modified.
             room: tokens left.
             literals: see `literals`; each is tried in one step.
+            seconds: when to give up; a state of a grammar with many readings of one text may take long.
         """
+        until = perf_counter() + seconds
         bits, seen, best = np.zeros(self._width, np.int32), Counter[bytes](), dict[tuple[bytes, int], int]()
         ids, left = count(), STATES
         # Cost, a tie-break, way, its length in bytes, matcher, and the allowed tokens once they are known.
         heap: list[tuple[int, int, Way, int, Any, bytes]] = [(0, next(ids), (), 0, matcher.deep_copy(), b"")]
-        while heap and left:
+        while heap and left and perf_counter() < until:
             cost, _, way, size, here, allowed = heappop(heap)
             if here.is_accepting():
                 return way

@@ -24,8 +24,8 @@ from langchain_accel.runtime.matcher import Budget, Matcher
 COMPILED = 64
 """How many compiled grammars an engine remembers."""
 
-LONGEST = 2048
-"""How many tokens the shortest answer of a grammar may have."""
+LONGEST, SECONDS = 2048, 2.0
+"""How many tokens the shortest answer of a grammar may have, and how long it is searched."""
 
 
 class Constraint(Protocol):
@@ -184,7 +184,7 @@ class Grammars:
         matcher = self._compiled(grammar)
         if below is None:
             return self._closer.greedy(matcher, LONGEST)
-        return self._closer.search(matcher, below, self._closer.literals(grammar.source))
+        return self._closer.search(matcher, below, self._closer.literals(grammar.source), SECONDS)
 
     def _compile(self, grammar: Grammar) -> Any:
         if self._prepared is None:

@@ -13,8 +13,8 @@ from langchain_accel.devices.base import Logits
 from langchain_accel.errors import AccelError
 from langchain_accel.runtime.closing import Closer, Way
 
-STEPS, SEARCHES = 256, 3
-"""Tokens a walk may take beyond twice the way known before, and searches that may fail in one answer."""
+STEPS, SEARCHES, SECONDS = 256, 3, 0.25
+"""Tokens a walk may take beyond twice the way known before; searches that may fail in an answer, and how long one."""
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ class Budget:
         way = self.closer.greedy(matcher, min(room, STEPS + 2 * len(known)), known)
         # Near the end the walk fails for lack of room, and a search would hardly find any.
         if way is None and self.searches and room > 2 * len(known) + 16:
-            way = self.closer.search(matcher, room, self.literals)
+            way = self.closer.search(matcher, room, self.literals, SECONDS)
             self.searches -= way is None
         return way
 
