@@ -25,8 +25,15 @@ class UndeclaredShape(AccelError, RuntimeError):
     """A step asked the device for a shape outside its declared list after warm-up: a bug of this package."""
 
 
+class StepFailed(AccelError, RuntimeError):
+    """The step that computed an answer failed, and the answer with it; the device serves other requests still.
+
+    `__cause__` holds the reason.
+    """
+
+
 class DeviceLost(AccelError, RuntimeError):
-    """A device step failed or the device went away; `__cause__` holds the reason."""
+    """The device went away, and every answer it computed with it; the next request loads the model again."""
 
 
 class EngineClosed(AccelError, RuntimeError):

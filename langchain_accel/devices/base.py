@@ -195,7 +195,42 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """Which of how many processes this device instance is."""
+    """Which of how many processes this device instance is, and where they meet.
+
+    Attributes:
+        index: 0 to `size - 1`; rank 0 answers, the others follow.
+        size: processes that hold one model together.
+        local_index: its place among the ranks of its machine.
+        local_size: ranks on its machine; smaller than `size` where several machines hold the model.
+        address: `host:port` where rank 0 opens the rendezvous of the ranks' collectives; empty for a single rank.
+    """
 
     index: int = 0
     size: int = 1
+    local_index: int = 0
+    local_size: int = 1
+    address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Which processes a device runs in. A device module may define `placement(plan, options) -> Placement`.
+
+    Attributes:
+        ranks: processes that hold one model together.
+        isolated: run in a process of its own even with one rank: the vendor's stack changes its whole process.
+        python: interpreter of that process; None for this one. A vendor's virtual environment needs its own.
+        environment: variables that must be set before the process starts, as `(name, value)`.
+        pinned: give each process a share of this process's cores for itself: right where ranks compute on the CPU.
+        step_seconds: longest step; a rank that is alive but takes longer, like one that waits for a peer for ever, is
+            lost. It must cover the compilation of a shape.
+        load_seconds: longest load.
+    """
+
+    ranks: int = 1
+    isolated: bool = False
+    python: str | None = None
+    environment: tuple[tuple[str, str], ...] = ()
+    pinned: bool = False
+    step_seconds: float = 1800.0
+    load_seconds: float = 7200.0

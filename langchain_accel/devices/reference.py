@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import safetensors
 
-from langchain_accel.devices.base import Device, IntArray, Logits, Plan, Progress, Rank, Spec, silent
+from langchain_accel.devices.base import Device, IntArray, Logits, Placement, Plan, Progress, Rank, Spec, silent
 from langchain_accel.errors import AccelError, ModelRejected, PlanRejected, UndeclaredShape
 
 Array = npt.NDArray[np.float64]
@@ -51,6 +51,12 @@ class Options:
     resumes: bool = True
     copies: bool = True
     drafts: int = 4
+
+
+def placement(plan: Plan, options: Options) -> Placement:
+    """Return a process for each rank asked for. Sharing nothing out, they serve to test what holds ranks together."""
+    del options
+    return Placement(ranks=plan.tensor_parallel_size)
 
 
 def load(plan: Plan, options: Options, rank: Rank, progress: Progress = silent) -> Device:
@@ -91,6 +97,7 @@ class _Reference:
         self._owner = threading.get_ident()
         self._closed = False
         self._lent: Logits = np.zeros(0, np.float32)
+        self._room: Logits | None = None
 
     def prefill(self, tokens: IntArray, lengths: IntArray, starts: IntArray, rows: IntArray) -> Logits:
         """See `Device.prefill`. Raises `UndeclaredShape`, and `ValueError` where the caller broke the contract."""
@@ -181,8 +188,14 @@ class _Reference:
         _require(threading.get_ident() == self._owner, "called from another thread than the one that loaded the device")
         self._lent.fill(np.nan)
 
+    def logits_into(self, room: Logits) -> None:
+        """Compute logits into `room`, flat and as large as the spec's largest, instead of into arrays of their own."""
+        self._room = room
+
     def _lend(self, hidden: Array) -> Logits:
-        self._lent = self.model.logits(hidden).astype(np.float32)
+        logits = self.model.logits(hidden)
+        self._lent = np.empty(logits.shape, np.float32) if self._room is None else _first(self._room, logits.shape)
+        np.copyto(self._lent, logits, casting="same_kind")
         return self._lent
 
     def _fill(self, row: int, end: int) -> None:
@@ -263,6 +276,10 @@ def _attend(query: Array, keys: Array, values: Array, seen: BoolArray) -> Array:
     mixed = weights @ values.transpose(0, 2, 1, 3)[:, :, None]
     attended: Array = mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads * width)
     return attended
+
+
+def _first(room: Logits, shape: tuple[int, ...]) -> Logits:
+    return room[: int(np.prod(shape))].reshape(shape)
 
 
 def _linear(block: dict[str, Array], name: str, x: Array) -> Array:

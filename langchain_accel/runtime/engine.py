@@ -95,7 +95,12 @@ class Engine:
     @property
     def closed(self) -> bool:
         """Whether requests are refused: closed, device lost, or forked from another process."""
-        return self._closing or self._loop.lost is not None or os.getpid() != self._process
+        return self._closing or self.lost is not None or os.getpid() != self._process
+
+    @property
+    def lost(self) -> DeviceLost | None:
+        """Why the device is gone, once it is; a device with ranks may notice while nobody uses it."""
+        return self._loop.lost or getattr(self._loop.runner.device, "lost", None)
 
     def submit(
         self,
@@ -184,8 +189,8 @@ class Engine:
         if os.getpid() != self._process:
             msg = "this engine belongs to the process this one was forked from: load the model after the fork"
             raise EngineClosed(msg)
-        if self._loop.lost is not None:
-            raise explain(self._loop.lost)
+        if (lost := self.lost) is not None:
+            raise explain(lost)
         if self._closing:
             msg = "the engine is closed: use the model object again, or make a new one, to load it again"
             raise EngineClosed(msg)
@@ -272,7 +277,7 @@ class Engine:
         with self._door:
             self._closing = True
             self._collect()
-        lost = self._loop.lost
+        lost = self.lost
         self._loop.give_up(
             lambda: explain(lost) if lost else EngineClosed("the engine was closed while the request ran")
         )

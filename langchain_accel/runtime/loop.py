@@ -9,7 +9,7 @@ from dataclasses import replace
 from time import perf_counter
 
 from langchain_accel.devices.base import Device, Logits
-from langchain_accel.errors import AccelError, DeviceLost
+from langchain_accel.errors import AccelError, DeviceLost, StepFailed
 from langchain_accel.runtime import sampling, scheduler
 from langchain_accel.runtime.request import Delta, Finish, FinishReason, Request, State
 from langchain_accel.runtime.rows import NOTHING, Lease, Rows
@@ -163,6 +163,7 @@ class Loop:
 
     def _drop_aborted(self) -> None:
         for request in [request for request in (*self.running, *self.waiting) if request.aborted]:
+            self.meter.aborted += 1  # first: whoever sees the row free sees it counted
             if request.state is State.WAITING:
                 self.waiting.remove(request)
                 request.state = State.DONE
@@ -170,7 +171,6 @@ class Loop:
                 self._release(request)
             # A stream can be closed in one thread while another waits for it.
             request.mailbox.fail(AccelError("the stream of this answer was closed before the answer was complete"))
-            self.meter.aborted += 1
 
     def _fail(self, requests: Sequence[Request], cause: Exception) -> None:
         """Fail the requests a step touched; the engine goes on with the others unless the device itself is lost."""
@@ -211,6 +211,6 @@ def explain(cause: BaseException) -> AccelError:
     if isinstance(cause, AccelError):
         error: AccelError = type(cause).__new__(type(cause), *cause.args)  # not `__init__`, which may want more
     else:
-        error = DeviceLost(f"the step that computed this answer failed: {type(cause).__name__}: {cause}")
+        error = StepFailed(f"the step that computed this answer failed: {type(cause).__name__}: {cause}")
     error.__cause__ = cause
     return error

@@ -12,10 +12,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from langchain_accel.devices.base import Device, Plan, Progress, Rank, silent
-from langchain_accel.errors import DeviceUnavailable
+from langchain_accel.devices.base import Device, Placement, Plan, Progress, Rank, silent
+from langchain_accel.errors import DeviceLost, DeviceUnavailable
 from langchain_accel.runtime.checkpoint import Checkpoint, open_checkpoint, resolve
 from langchain_accel.runtime.engine import Engine
+from langchain_accel.runtime.restarts import Restarts
+from langchain_accel.runtime.workers import WorkerGroup
 
 DEVICES = ("xeon", "gaudi", "inferentia", "ascend", "reference")
 
@@ -46,6 +48,7 @@ class _Entry:
 
 
 _entries: dict[Plan, _Entry] = {}
+_restarts = Restarts()
 _entries_lock = threading.RLock()  # a finaliser may run, and come here, while the same thread holds it
 
 
@@ -87,6 +90,7 @@ def shared(plan: Plan, progress: Progress = silent) -> Lease:
 
     Raises:
         AccelError: the plan, the model or the device cannot be used.
+        DeviceLost: the device was lost while it loaded, or too often in a row.
     """
     module = find(plan.device)
     plan = replace(plan, model=str(resolve(plan.model, plan.revision)), revision=None)
@@ -96,25 +100,38 @@ def shared(plan: Plan, progress: Progress = silent) -> Lease:
     try:
         with entry.lock:
             if entry.engine is None or entry.engine.closed:
-                if entry.engine is not None:
-                    entry.engine.close()  # a lost engine may be releasing the device still
+                _retire(plan, entry, wait=True)  # a lost engine may be releasing the device still
+                _restarts.check(plan)
                 entry.checkpoint = open_checkpoint(Path(plan.model), trust_remote_code=plan.trust_remote_code)
-                entry.engine = Engine(
-                    partial(_load, module, plan),
-                    entry.checkpoint.tokenizer,
-                    eos_ids=entry.checkpoint.eos_ids,
-                    queue_limit=plan.queue_limit,
-                    progress=progress,
-                )
+                entry.engine = _engine(module, plan, entry.checkpoint, progress)
             return Lease(plan, entry)
     except BaseException:
         _release(plan, entry, wait=True)
         raise
 
 
+def _engine(module: str, plan: Plan, checkpoint: Checkpoint, progress: Progress) -> Engine:
+    try:
+        return Engine(
+            partial(_load, module, plan),
+            checkpoint.tokenizer,
+            eos_ids=checkpoint.eos_ids,
+            queue_limit=plan.queue_limit,
+            progress=progress,
+        )
+    except DeviceLost as error:
+        _restarts.lost(plan, error, served=False)
+        raise
+
+
 def _load(module: str, plan: Plan, progress: Progress) -> Device:
+    """Load a device: in this process, or in processes of its own where its module's `placement` says so."""
     device = import_module(module)
-    loaded: Device = device.load(plan, plan.options or device.Options(), Rank(), progress)
+    plan = replace(plan, options=plan.options or device.Options())
+    place: Placement = device.placement(plan, plan.options) if hasattr(device, "placement") else Placement()
+    if place.ranks > 1 or place.isolated or place.python:
+        return WorkerGroup(module, plan, place, progress)
+    loaded: Device = device.load(plan, plan.options, Rank(), progress)
     return loaded
 
 
@@ -125,14 +142,26 @@ def _release(plan: Plan, entry: _Entry, *, wait: bool) -> None:
             return
         if _entries.get(plan) is entry:
             del _entries[plan]
-    if entry.engine is not None:
-        entry.engine.close(wait=wait)
+    _retire(plan, entry, wait=wait)
+
+
+def _retire(plan: Plan, entry: _Entry, *, wait: bool) -> None:
+    """Close an entry's engine, if it has one, and remember whether its device was lost."""
+    engine, entry.engine = entry.engine, None
+    if engine is None:
+        return
+    engine.close(wait=wait)
+    served = engine.stats().finished > 0
+    if (lost := engine.lost) is not None:
+        _restarts.lost(plan, lost, served=served)
+    elif served:
+        _restarts.forgive(plan)
 
 
 def _forget_parents_engines() -> None:
     """After a fork the child has no engine threads: what it needs, it loads itself."""
-    global _entries_lock  # noqa: PLW0603 - another thread of the parent may have held it
-    _entries_lock = threading.RLock()
+    global _entries_lock, _restarts
+    _entries_lock, _restarts = threading.RLock(), Restarts()
     _entries.clear()
 
 

@@ -107,7 +107,8 @@ class Stream:
         """Wait for the next delta.
 
         Raises:
-            DeviceLost: the step that computed it failed.
+            StepFailed: the step that computed it failed.
+            DeviceLost: the device went away.
             EngineClosed: the engine was closed meanwhile.
             AccelError: the stream was closed meanwhile.
         """

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from langchain_accel.errors import DeviceLost, PromptTooLong, QueueFull
+from langchain_accel.errors import PromptTooLong, QueueFull, StepFailed
 from langchain_accel.runtime.batch import acomplete, complete
 from langchain_accel.runtime.engine import Engine
 from langchain_accel.runtime.request import SamplingParams
@@ -90,7 +90,7 @@ def test_one_answer_that_fails_aborts_the_others() -> None:
             yield from jobs(12, 100)
             device.let_one_pass()
 
-        with pytest.raises(DeviceLost, match="broken"):
+        with pytest.raises(StepFailed, match="broken"):
             complete(engine, submitted())
         device.open()
         engine.submit([1], SamplingParams(max_tokens=1)).result()

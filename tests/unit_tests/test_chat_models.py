@@ -18,7 +18,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnablePassthrough
 from pydantic import ValidationError
 
-from langchain_accel import ChatAscend, ChatGaudi, ChatInferentia, PromptTooLong
+from langchain_accel import ChatAscend, ChatGaudi, PromptTooLong
 from langchain_accel.errors import DeviceUnavailable, EngineClosed, InvalidRequest, ModelRejected
 from langchain_accel.runtime import registry
 from tests.reference_models import ChatReference, ReferenceLLM
@@ -170,9 +170,7 @@ def test_a_model_that_cannot_be_used_says_why(tiny: Path, tmp_path: Path) -> Non
     assert templated.invoke("hi", max_tokens=2)
 
 
-@pytest.mark.parametrize(
-    ("model", "extra"), [(ChatGaudi, "gaudi"), (ChatInferentia, "inferentia"), (ChatAscend, "ascend")]
-)
+@pytest.mark.parametrize(("model", "extra"), [(ChatGaudi, "gaudi"), (ChatAscend, "ascend")])
 def test_devices_that_are_not_here_say_so_with_the_line_that_installs_them(model: type, extra: str) -> None:
     with pytest.raises(DeviceUnavailable, match=rf'pip install "langchain-accel\[{extra}\]"'):
         model(model="anything")

@@ -30,6 +30,7 @@ from langchain_accel.errors import (
     PlanRejected,
     PromptTooLong,
     QueueFull,
+    StepFailed,
 )
 from langchain_accel.runtime.checkpoint import Checkpoint, open_checkpoint
 from langchain_accel.runtime.constraints import Grammar
@@ -488,10 +489,10 @@ def test_a_full_queue_refuses_with_numbers_and_serves_on() -> None:
 # ---------------------------------------------------------------- failures
 
 
-def failure_of(stream: Stream) -> DeviceLost | None:
+def failure_of(stream: Stream) -> StepFailed | None:
     try:
         stream.result()
-    except DeviceLost as error:
+    except StepFailed as error:
         return error
     return None
 
@@ -548,7 +549,7 @@ def test_a_copy_that_fails_fails_its_request_alone() -> None:
         device.fail_once(RuntimeError("no copy"), "copy")
         stream = engine.submit([*prompt, 1], params(3))
         device.open()
-        with pytest.raises(DeviceLost, match="no copy"):
+        with pytest.raises(StepFailed, match="no copy"):
             stream.result()
         assert engine.submit([*prompt, 1], params(3)).result().tokens == device.device.answer([*prompt, 1], 3)
         assert first.result().tokens[-1] == device.device.answer(prompt, 80)[-1]
@@ -588,7 +589,7 @@ def test_a_tokenizer_that_fails_fails_its_request_alone() -> None:
         for index, prompt in enumerate(prompts):
             stream = engine.submit(prompt, params(3))
             if index in unlucky:
-                with pytest.raises(DeviceLost, match="thirteen"):
+                with pytest.raises(StepFailed, match="thirteen"):
                     stream.result()
             else:
                 assert stream.result().tokens == device.answer(prompt, 3)

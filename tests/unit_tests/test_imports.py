@@ -65,6 +65,7 @@ def test_public_names_are_the_ones_promised() -> None:
         "ChatXeon",
         "GaudiLLM",
         "InferentiaLLM",
+        "InferentiaOptions",
         "PromptTooLong",
         "XeonLLM",
         "XeonOptions",

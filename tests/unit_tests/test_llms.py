@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 
-from langchain_accel import AscendLLM, GaudiLLM, InferentiaLLM, PromptTooLong
+from langchain_accel import AscendLLM, GaudiLLM, PromptTooLong
 from langchain_accel.errors import DeviceUnavailable, InvalidRequest
 from tests.reference_models import ReferenceLLM
 
@@ -81,7 +81,7 @@ def test_one_bad_prompt_does_not_leak_the_others_of_its_batch(llm: ReferenceLLM)
     assert llm.stats().running == llm.stats().queued == 0
 
 
-@pytest.mark.parametrize("model", [GaudiLLM, InferentiaLLM, AscendLLM])
+@pytest.mark.parametrize("model", [GaudiLLM, AscendLLM])
 def test_devices_that_are_not_here_say_so(model: type) -> None:
     with pytest.raises(DeviceUnavailable, match="pip install"):
         model(model="anything")
