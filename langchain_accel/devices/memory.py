@@ -15,6 +15,7 @@ _GIB = 2**30
 _LENGTH = struct.Struct("<Q")  # a safetensors file begins with the length of its JSON header
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 _ITEM_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 
@@ -32,6 +33,23 @@ def weight_bytes(folder: Path, item_bytes: int) -> int:
             size = item_bytes if kind in _FLOATS else _ITEM_BYTES.get(kind, 1)
             total += prod(tensor["shape"]) * size
     return total
+
+
+def held_dtype(folder: Path) -> str:
+    """Return the dtype of most of a folder's weights, `"float32"`, `"float16"` or `"bfloat16"`.
+
+    Raises:
+        ModelRejected: the files cannot be used, or hold none of these.
+    """
+    held: dict[str, int] = {}
+    for path in weight_files(folder):
+        for tensor in _header(path).values():
+            held[tensor["dtype"]] = held.get(tensor["dtype"], 0) + prod(tensor["shape"])
+    most = max(held, key=lambda kind: held[kind], default="")
+    if most not in _DTYPES:
+        msg = f"{folder} holds weights as {most or 'nothing'}; give a checkpoint in {', '.join(_DTYPES.values())}"
+        raise ModelRejected(msg)
+    return _DTYPES[most]
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -89,31 +107,39 @@ def _header(path: Path) -> dict[str, Any]:
     return header
 
 
-def column_bytes(config: Mapping[str, Any], item_bytes: int) -> int:
+def first(config: Mapping[str, Any], *names: str, default: Any = None) -> Any:
+    """Return the first of several config entries that is set: families name the same number differently."""
+    return next((config[name] for name in names if config.get(name) is not None), default)
+
+
+def head_counts(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Return attention heads and key/value heads of a config; zeros where it hides them."""
+    heads = first(config, "num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads", default=0)
+    kv_heads = first(config, "num_key_value_heads", "num_kv_heads", "n_head_kv", default=heads)
+    if config.get("multi_query") and not config.get("new_decoder_architecture"):
+        kv_heads = 1
+    return heads, kv_heads
+
+
+def column_bytes(config: Mapping[str, Any], item_bytes: int, ranks: int = 1) -> int:
     """Return the bytes of one KV-cache column of one row: keys and values of every layer; 0 where a config hides them.
 
     Args:
         config: a model config as a mapping, with the defaults of its class filled in.
         item_bytes: bytes of one number.
+        ranks: processes that share the key/value heads; the one head of multi-query attention stays whole on each.
     """
-
-    def first(*names: str, default: Any = None) -> Any:
-        return next((config[name] for name in names if config.get(name) is not None), default)
-
-    layers = first("num_hidden_layers", "n_layer", "n_layers", "num_layers")
-    heads = first("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads")
-    hidden = first("hidden_size", "n_embd", "d_model")
+    layers = first(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    heads, kv_heads = head_counts(config)
+    hidden = first(config, "hidden_size", "n_embd", "d_model")
     if not (layers and heads and hidden):
         return 0
-    kv_heads = first("num_key_value_heads", "num_kv_heads", "n_head_kv", default=heads)
-    if config.get("multi_query") and not config.get("new_decoder_architecture"):
-        kv_heads = 1
-    width = first("head_dim", default=hidden // heads)
+    width = first(config, "head_dim", default=hidden // heads)
     widths = 2 * width
     if config.get("kv_lora_rank"):  # multi-head latent attention keeps whole keys and values here
         kv_heads = heads
         widths = config["qk_nope_head_dim"] + config["qk_rope_head_dim"] + config["v_head_dim"]
-    return int(layers * kv_heads * widths * item_bytes)
+    return int(layers * max(1, kv_heads // ranks) * widths * item_bytes)
 
 
 def available(root: Path = Path("/")) -> int:

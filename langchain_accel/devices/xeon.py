@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from langchain_accel.devices.base import Device, Plan, Progress, Rank, Spec, silent
+from langchain_accel.devices.base import Device, Placement, Plan, Progress, Rank, Spec, silent
 from langchain_accel.devices.memory import available, check_memory, column_bytes, control_groups, weight_bytes
 from langchain_accel.errors import DeviceUnavailable, PlanRejected
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-__all__ = ["Options", "load"]
+    from langchain_accel.devices.torch_rows.sharding.strategy import Strategy
+
+__all__ = ["Options", "load", "placement"]
 
 _DRAFTS = 16
 _SHORTEST_CHUNK = 16
@@ -33,11 +37,14 @@ class Options:
             Only done where the processor has bfloat16 instructions.
         prefill_chunk: longest piece of a prompt that one step takes, in tokens. Longer pieces prefill faster, shorter
             ones keep other requests' tokens coming more evenly.
+        shared_memory: several ranks on one machine sum through shared memory, with an operation of DeepSpeed that is
+            compiled when first needed (a minute or so); False for gloo, which needs no compiler and is slower.
     """
 
     threads: int | None = None
     packed: bool = True
     prefill_chunk: int = 256
+    shared_memory: bool = True
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing.
@@ -53,19 +60,44 @@ class Options:
             raise PlanRejected(msg)
 
 
-def load(plan: Plan, options: Options, rank: Rank = Rank(), progress: Progress = silent) -> Device:  # noqa: B008
-    """Load a model folder onto this machine's cores.
+def placement(plan: Plan, options: Options) -> Placement:  # noqa: ARG001  the signature of all devices
+    """Return the processes a plan runs in: this one for one rank, one process per rank for several.
 
-    The calling thread owns the device: torch's thread count is set for it alone.
+    Raises:
+        PlanRejected: the ranks cannot share the model's heads evenly.
+        ModelRejected: nothing here shards this architecture.
+        DeviceUnavailable: what shards it is not installed.
+    """
+    if plan.tensor_parallel_size == 1:
+        return Placement()
+    missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
+    if missing:
+        raise DeviceUnavailable(_missing(", ".join(missing)))
+    from transformers import AutoConfig  # and no torch: this process serves, it does not compute
+
+    where = Placement(ranks=plan.tensor_parallel_size, environment=(("DS_ACCELERATOR", "cpu"),), pinned=True)
+    try:
+        config = AutoConfig.from_pretrained(plan.model, local_files_only=True, trust_remote_code=plan.trust_remote_code)
+    except Exception:  # noqa: BLE001  the ranks say what is wrong with the folder
+        return where
+    _strategy(config, plan)
+    return where
+
+
+def load(plan: Plan, options: Options, rank: Rank = Rank(), progress: Progress = silent) -> Device:  # noqa: B008
+    """Load a model folder, or one rank's share of it, onto this machine's cores.
+
+    The calling thread owns the device: torch's thread count is set for it alone. Of several ranks, each has a process
+    of its own, calls this at about the same time, and then runs the same steps in the same order.
 
     Args:
         plan: what to load.
         options: this device's own settings.
-        rank: must be the only one.
+        rank: which of the plan's ranks this process is.
         progress: told about loading and packing.
 
     Raises:
-        DeviceUnavailable: torch or transformers is not installed.
+        DeviceUnavailable: torch, transformers or what shards the model is not installed.
         ModelRejected: the folder or its architecture cannot be used.
         PlanRejected: the plan asks for more ranks, positions or memory than there are.
     """
@@ -73,14 +105,13 @@ def load(plan: Plan, options: Options, rank: Rank = Rank(), progress: Progress =
         import torch
         import transformers  # noqa: F401
     except ImportError as error:
-        msg = f'the xeon device needs torch and transformers ({error}): pip install "langchain-accel[xeon]"'
-        raise DeviceUnavailable(msg) from error
+        raise DeviceUnavailable(_missing(error.name or str(error))) from error
     from langchain_accel.devices.torch_rows import linears, loading, positions, shapes
     from langchain_accel.devices.torch_rows.device import open_device
     from langchain_accel.devices.torch_rows.threads import use_threads
 
-    if plan.tensor_parallel_size != 1 or rank.size != 1:
-        msg = f"the xeon device runs in one process, got tensor_parallel_size={plan.tensor_parallel_size}; set it to 1"
+    if plan.tensor_parallel_size != rank.size:
+        msg = f"tensor_parallel_size={plan.tensor_parallel_size} needs as many processes, got {rank.size}"
         raise PlanRejected(msg)
     folder = Path(plan.model)
     config = loading.read_config(folder, trust_remote_code=plan.trust_remote_code)
@@ -98,27 +129,69 @@ def load(plan: Plan, options: Options, rank: Rank = Rank(), progress: Progress =
         copies=True,
         drafts=_DRAFTS,
     )
-    weights = weight_bytes(folder, dtype.itemsize)
+    weights = weight_bytes(folder, dtype.itemsize) // rank.size
     check_memory(
         weights=weights,
-        column=column_bytes(config.to_dict(), dtype.itemsize),
+        column=column_bytes(config.to_dict(), dtype.itemsize, rank.size),
         working=_STEP_BYTES + plan.rows * (_DRAFTS + 1) * spec.vocab_size * 4,
         rows=plan.rows,
         max_len=plan.max_len,
-        free=available(),
+        free=available() // rank.local_size,
     )
 
-    before = use_threads(options.threads or cores())
-    try:
-        progress("loading weights", 0, weights)
-        model = loading.load_model(folder, config, dtype, trust_remote_code=plan.trust_remote_code)
+    with ExitStack() as opened:
+        if rank.size == 1:
+            opened.callback(use_threads, use_threads(options.threads or cores()))
+            progress("loading weights", 0, weights)
+            model = loading.load_model(folder, config, dtype, trust_remote_code=plan.trust_remote_code)
+        else:
+            model = _load_share(config, dtype, plan, options, rank, progress, opened)
         progress("loading weights", weights, weights)
         # Where bfloat16 is emulated, packed weights are no faster.
         pack = linears.pack if options.packed and fastest_dtype(cpu_flags()) == "bfloat16" else None
-        return open_device(model, dtype, spec, pack=pack, progress=progress, on_close=lambda: use_threads(before))
-    except BaseException:
-        use_threads(before)
-        raise
+        return open_device(model, dtype, spec, pack=pack, progress=progress, on_close=opened.pop_all().close, rank=rank)
+
+
+def _load_share(
+    config: Any, dtype: Any, plan: Plan, options: Options, rank: Rank, progress: Progress, opened: ExitStack
+) -> Any:
+    """Join the other ranks and load this rank's share of the model; `opened` undoes at the end what is done here."""
+    from langchain_accel.devices.torch_rows.sharding import shared_memory
+    from langchain_accel.devices.torch_rows.sharding.group import join
+    from langchain_accel.devices.torch_rows.sharding.model import load_share
+    from langchain_accel.devices.torch_rows.threads import use_threads
+
+    strategy = _strategy(config, plan)
+    group = join(rank)
+    opened.callback(group.close)
+    together = group.count({_siblings(processor, Path("/")) for processor in os.sched_getaffinity(0)})
+    own = max(1, min(cores(ranks=rank.local_size), together // rank.local_size))
+    opened.callback(use_threads, use_threads(options.threads or own))
+    slower = shared_memory.use(group, together, progress) if options.shared_memory else "shared_memory=False"
+    notes = (strategy.note, slower and f"ranks sum through gloo: {slower}")
+    for note in filter(None, notes):
+        progress(note, 1, 1)
+    progress("loading weights", 0, 1)
+    return load_share(
+        Path(plan.model), config, dtype, strategy.sharder, group, trust_remote_code=plan.trust_remote_code
+    )
+
+
+def _missing(what: str) -> str:
+    return f'the xeon device needs torch and transformers ({what} is missing): pip install "langchain-accel[xeon]"'
+
+
+def _strategy(config: Any, plan: Plan) -> Strategy:
+    import transformers
+
+    from langchain_accel.devices.torch_rows.sharding.strategy import choose
+
+    return choose(
+        config.to_dict(),
+        plan.tensor_parallel_size,
+        deepspeed=find_spec("deepspeed") is not None,
+        transformers_major=int(transformers.__version__.split(".")[0]),
+    )
 
 
 def fastest_dtype(flags: Collection[str]) -> str:
@@ -135,7 +208,7 @@ def cpu_flags(root: Path = Path("/")) -> frozenset[str]:
     return frozenset(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), ()))
 
 
-def cores(root: Path = Path("/")) -> int:
+def cores(root: Path = Path("/"), ranks: int = 1) -> int:
     """Return how many cores this process may keep busy.
 
     That is the processors it is allowed on, counting hyperthreads of one core once, within the time its control
@@ -143,11 +216,13 @@ def cores(root: Path = Path("/")) -> int:
 
     Args:
         root: where `proc` and `sys` are.
+        ranks: processes that share the time which the control groups grant.
     """
     allowed = os.sched_getaffinity(0)
     count = len({_siblings(processor, root) for processor in allowed})
     for group in control_groups("cpu", root):
-        count = min(count, _granted(group) or count)
+        granted = _granted(group)
+        count = min(count, max(1, granted // ranks) if granted else count)
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return min(count, int(asked)) if asked.isdecimal() and int(asked) else count
 

@@ -7,13 +7,16 @@ follows the layer of the same name in transformers and keeps the keywords it is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
 
+from langchain_accel.devices.base import Rank
 from langchain_accel.devices.torch_rows.attention import RowAttention
 
 Forward = Callable[..., tuple[torch.Tensor, None]]
@@ -26,21 +29,21 @@ class Adapter:
     Attributes:
         layer: class name of the attention layer.
         forward: its replacement, called as `forward(layer, attention, column_bias, hidden_states, ...)`.
-        column_bias: ALiBi of a layer's heads as `[heads, max_len]` float32, from the layer, `max_len` and the dtype
-            that the model computes in; None where it has rotary positions. Its distance to the query's column is left
-            out: what all columns share, softmax does not see.
+        column_bias: ALiBi of a layer's heads as `[heads, max_len]` float32, from the layer, `max_len`, the dtype that
+            the model computes in, and the rank whose heads they are; None where it has rotary positions. Its distance
+            to the query's column is left out: what all columns share, softmax does not see.
         keeps_mask: leave the model its own attention's name, by which it decides whether to build a mask; for a model
             that cannot do without one. The mask is not looked at.
     """
 
     layer: str
     forward: Forward
-    column_bias: Callable[[Any, int, torch.dtype], torch.Tensor | None]
+    column_bias: Callable[[Any, int, torch.dtype, Rank], torch.Tensor | None]
     keeps_mask: bool = False
 
 
-def install(model: Any, attention: RowAttention) -> None:
-    """Put `attention` in the place of a model's own attention."""
+def install(model: Any, attention: RowAttention, rank: Rank = Rank()) -> None:  # noqa: B008
+    """Put `attention` in the place of a model's own attention, or of one rank's share of it."""
     adapter = ADAPTERS.get(model.config.model_type)
     if adapter is None or not adapter.keeps_mask:
         model.config._attn_implementation = attention.name  # noqa: SLF001  no public setter takes any registered name
@@ -48,7 +51,7 @@ def install(model: Any, attention: RowAttention) -> None:
         return
     for layer in model.modules():
         if type(layer).__name__ == adapter.layer:
-            column_bias = adapter.column_bias(layer, attention.arena.max_len, attention.arena.dtype)
+            column_bias = adapter.column_bias(layer, attention.arena.max_len, attention.arena.dtype, rank)
             layer.forward = partial(adapter.forward, layer, attention, column_bias)
 
 
@@ -72,21 +75,52 @@ def mpt_slopes(heads: int) -> torch.Tensor:
     return torch.tensor(slopes, dtype=torch.float32)
 
 
-def _falcon_bias(layer: Any, max_len: int, dtype: torch.dtype) -> torch.Tensor | None:
+def of_rank(slopes: Callable[[int], torch.Tensor], heads: int, rank: Rank) -> torch.Tensor:
+    """Return the slopes of a rank's own `heads`: they follow from a head's place among the heads of all ranks."""
+    return slopes(heads * rank.size)[rank.index * heads : (rank.index + 1) * heads]
+
+
+@contextmanager
+def whole_slopes(model: Any, rank: Rank) -> Iterator[None]:
+    """Let transformers' own BLOOM and Falcon run on a rank's heads: they would make the slopes of all of them.
+
+    DeepSpeed mends a method of BLOOM that transformers 5 no longer calls where there is no mask, and not Falcon.
+    """
+    if rank.size == 1 or model.config.model_type not in ("bloom", "falcon"):
+        yield
+        return
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+    module = import_module(type(decoder).__module__)
+    name = "_get_alibi_slopes" if hasattr(module, "_get_alibi_slopes") else "build_alibi_tensor"
+    whole = getattr(module, name)
+
+    def own(*args: Any, **kwargs: Any) -> torch.Tensor:
+        # One entry per head, for a batch of one: slopes, or slopes times columns.
+        alibi: torch.Tensor = whole(*args, **kwargs)
+        return alibi.chunk(rank.size)[rank.index]
+
+    setattr(module, name, own)
+    try:
+        yield
+    finally:
+        setattr(module, name, whole)
+
+
+def _falcon_bias(layer: Any, max_len: int, dtype: torch.dtype, rank: Rank) -> torch.Tensor | None:
     if not layer.config.alibi:
         return None
     # Falcon rounds ALiBi to bfloat16 in every dtype, and adds it before the scores are scaled.
-    bias = alibi_slopes(layer.num_heads).bfloat16()[:, None] * torch.arange(max_len)
+    bias = of_rank(alibi_slopes, layer.num_heads, rank).bfloat16()[:, None] * torch.arange(max_len)
     return (bias.to(dtype) / math.sqrt(layer.head_dim)).float()
 
 
-def _bloom_bias(layer: Any, max_len: int, dtype: torch.dtype) -> torch.Tensor:
+def _bloom_bias(layer: Any, max_len: int, dtype: torch.dtype, rank: Rank) -> torch.Tensor:
     # Rounded as BLOOM rounds it: in bfloat16, distant columns share a value.
-    return (alibi_slopes(layer.num_heads)[:, None] * torch.arange(max_len)).to(dtype).float()
+    return (of_rank(alibi_slopes, layer.num_heads, rank)[:, None] * torch.arange(max_len)).to(dtype).float()
 
 
-def _mpt_bias(layer: Any, max_len: int, dtype: torch.dtype) -> torch.Tensor:  # noqa: ARG001  float32 in every dtype
-    return mpt_slopes(layer.n_heads)[:, None] * torch.arange(max_len)
+def _mpt_bias(layer: Any, max_len: int, dtype: torch.dtype, rank: Rank) -> torch.Tensor:  # noqa: ARG001  always float32
+    return of_rank(mpt_slopes, layer.n_heads, rank)[:, None] * torch.arange(max_len)
 
 
 def _falcon(

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from langchain_accel.devices.base import IntArray, Logits, Progress, Spec
+from langchain_accel.devices.base import IntArray, Logits, Progress, Rank, Spec
 from langchain_accel.devices.torch_rows import linears, selfcheck
-from langchain_accel.devices.torch_rows.adapters import install
+from langchain_accel.devices.torch_rows.adapters import install, whole_slopes
 from langchain_accel.devices.torch_rows.arena import Arena
 from langchain_accel.devices.torch_rows.attention import RowAttention
 from langchain_accel.devices.torch_rows.step import Step, pack
@@ -26,27 +26,30 @@ def open_device(
     pack: linears.Pack | None,
     progress: Progress,
     on_close: Callable[[], object],
+    rank: Rank = Rank(),  # noqa: B008
 ) -> RowDevice:
     """Turn a loaded model into a device that has proven to compute the model's own logits.
 
     Args:
-        model: a causal language model as transformers loaded it; taken over and changed.
+        model: a causal language model as transformers loaded it, or this rank's share of one; taken over and changed.
         dtype: of the KV cache.
         spec: what to serve.
         pack: what each linear layer is replaced by; None to leave them.
         progress: told about packing and checking.
         on_close: called once when the device closes.
+        rank: whose share `model` is; all ranks must call this, and then step, together.
 
     Raises:
         ModelRejected: as row steps the model does not compute what it computes by itself.
     """
     model.config.pad_token_id = None  # or transformers looks for padding, and warns, at every step
     prompt = selfcheck.probe(spec.vocab_size, spec.max_len)
-    expected = selfcheck.plain_logits(model, prompt)
+    with whole_slopes(model, rank):
+        expected = selfcheck.plain_logits(model, prompt)
     if pack is not None:
         linears.replace(model, pack, progress)
     attention = RowAttention(Arena(spec.rows, spec.max_len, dtype))
-    install(model, attention)
+    install(model, attention, rank)
     device = RowDevice(model, attention, spec, on_close=on_close)
     progress("checking the model", 0, 1)
     try:

@@ -59,10 +59,18 @@ def refuse_unsupported(config: Any, max_len: int) -> None:
             raise ModelRejected(msg)
 
 
-def load_model(folder: Path, config: Any, dtype: torch.dtype, *, trust_remote_code: bool) -> Any:
+def load_model(folder: Path, config: Any, dtype: torch.dtype, *, trust_remote_code: bool, **extra: Any) -> Any:
     """Load a causal language model for inference.
 
-    Weights come from safetensors only and go straight to `dtype`.
+    Weights come from safetensors only and go straight to `dtype`; where the files hold that dtype, they stay pages of
+    the mapped files.
+
+    Args:
+        folder: with config and safetensors.
+        config: the model's, as read.
+        dtype: of the weights.
+        trust_remote_code: run Python code that comes with the folder.
+        extra: handed to `from_pretrained`.
 
     Raises:
         ModelRejected: the files are missing or broken, or do not hold every weight in the shape the config asks for.
@@ -81,6 +89,7 @@ def load_model(folder: Path, config: Any, dtype: torch.dtype, *, trust_remote_co
             # What the self-check measures against: some versions drop the soft cap from their default attention.
             attn_implementation="eager" if getattr(config, "attn_logit_softcapping", None) else None,
             **{dtype_name: dtype},
+            **extra,
         )
     # transformers fills these with random numbers and a warning; an answer from them would be noise.
     for kind in ("missing_keys", "mismatched_keys"):

@@ -1,0 +1,1 @@
+"""Tensor parallelism of torch models: two ranks answer as one does."""
