@@ -5,13 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint format types imports bench docs check clean
+.PHONY: setup demo test neuron lint format types imports bench docs check clean
 
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[xeon,demo,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[xeon,xeon-sharding,demo,dev]'
 	touch $(READY)
 
 demo: $(READY)
@@ -19,6 +19,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -q
+
+# The Inferentia tests, in a virtual environment of their own.
+neuron:
+	PYTHON=$(PYTHON) .ci/neuron
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -41,7 +45,7 @@ bench: $(READY)
 docs: $(READY)
 	$(BIN)/python -m pytest -q tests/docs
 
-check: test lint types imports
+check: test neuron lint types imports
 
 clean:
 	rm -rf $(VENV) build dist

@@ -145,6 +145,15 @@ class AccelSettings(BaseLanguageModel[Any]):
         self._add_version("langchain-accel", __version__)
         return self
 
+    @model_validator(mode="after")
+    def _adopt_older_words(self) -> Self:
+        """A device's options may know older words for our fields (`num_cores`); from here on these fields hold them."""
+        if renamed := getattr(getattr(self, "options", None), "renamed", None):
+            said, options = renamed({name: getattr(self, name) for name in self.model_fields_set})
+            for name, value in {**said, "options": options}.items() if said else ():
+                setattr(self, name, value)
+        return self
+
     def load(self) -> Self:
         """Load the weights and warm the device up now instead of at the first call.
 

@@ -22,6 +22,7 @@ from langchain_accel._answer import AnswerReader, Ask
 from langchain_accel._messages import to_template
 from langchain_accel._settings import MOST_THREADS, AccelSettings, side_by_side, single, translated
 from langchain_accel._structured import OUTPUT, Method, OutputForm, ToolGrammar, structured_output
+from langchain_accel.devices.inferentia import Options as InferentiaOptions
 from langchain_accel.devices.xeon import Options as XeonOptions
 from langchain_accel.errors import InvalidRequest
 from langchain_accel.runtime.batch import Job, acomplete, complete
@@ -281,9 +282,12 @@ class ChatGaudi(AccelChatModel):
 
 
 class ChatInferentia(AccelChatModel):
-    """Chat model on AWS Inferentia and Trainium. Not in this release: making one raises `DeviceUnavailable`."""
+    """Chat model on AWS Inferentia and Trainium, compiled by optimum-neuron at first use; see docs/inferentia.md."""
 
     device: ClassVar[str] = "inferentia"
+
+    options: InferentiaOptions = Field(default_factory=InferentiaOptions)
+    """Instance type, cache of compiled models and older words; see `InferentiaOptions`."""
 
 
 class ChatAscend(AccelChatModel):

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from langchain_accel._settings import AccelSettings, side_by_side, single, translated
 from langchain_accel._structured import CONSTRAINTS, explicit_grammar
+from langchain_accel.devices.inferentia import Options as InferentiaOptions
 from langchain_accel.devices.xeon import Options as XeonOptions
 from langchain_accel.runtime.batch import Job, acomplete, complete
 from langchain_accel.runtime.registry import Lease
@@ -218,9 +219,12 @@ class GaudiLLM(AccelLLM):
 
 
 class InferentiaLLM(AccelLLM):
-    """Text completion on AWS Inferentia and Trainium. Not in this release: making one raises `DeviceUnavailable`."""
+    """Text completion on AWS Inferentia and Trainium, compiled by optimum-neuron at first use."""
 
     device: ClassVar[str] = "inferentia"
+
+    options: InferentiaOptions = Field(default_factory=InferentiaOptions)
+    """Instance type, cache of compiled models and older words; see `InferentiaOptions`."""
 
 
 class AscendLLM(AccelLLM):
