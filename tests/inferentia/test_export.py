@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from huggingface_hub.utils import filter_repo_objects
 from langchain_accel import ChatInferentia, InferentiaOptions
 from langchain_accel.devices import inferentia
 from langchain_accel.devices.base import Plan
-from langchain_accel.devices.inferentia import Options
+from langchain_accel.devices.inferentia import Options, artefact
 from langchain_accel.devices.inferentia.export import export, main
 from langchain_accel.devices.inferentia.plan import Layout, Numbers, cost
 from langchain_accel.errors import PlanRejected
@@ -91,6 +92,18 @@ def test_another_plan_is_another_export(checkpoint: Path, warm: Options, changes
     assert found == export(plan_of(checkpoint, **changes), warm)
 
 
+def test_a_local_folder_is_exported_without_asking_the_hub(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutant: optimum-neuron's own lookup of compiled graphs left on."""
+    from optimum.neuron.models.inference.backend import pretrained_model
+
+    asked = []
+    monkeypatch.setattr(pretrained_model, "hub_neuronx_cache", lambda **entry: asked.append(entry) or nullcontext())
+    assert artefact.is_artefact(export(plan_of(checkpoint), Options(cache_dir=str(tmp_path))))
+    assert not asked
+
+
 def test_other_weights_are_another_export(checkpoint: Path, warm: Options, tmp_path: Path) -> None:
     """Mutant: the key without the weights' content: the old answers go on."""
     options = warm
@@ -105,7 +118,7 @@ import sys
 from pathlib import Path
 from tests.inferentia import conftest  # installs the stand-in, with a compile cache of this process's own
 from langchain_accel.devices.base import Plan
-from langchain_accel.devices.inferentia import Options
+from langchain_accel.devices.inferentia import Options, artefact
 from langchain_accel.devices.inferentia.export import export
 from tests.standins import neuron
 

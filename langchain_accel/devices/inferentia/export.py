@@ -11,6 +11,8 @@ import shutil
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -162,7 +164,7 @@ def _compile(source: Path, config: Any, asked: Compiled, folder: Path, progress:
     config.dtype = getattr(torch, asked.torch_dtype)
     stage = "compiling (minutes to an hour)"
     progress(stage, 0, 3)
-    with ONE_AT_A_TIME, tempfile.TemporaryDirectory() as scratch:
+    with ONE_AT_A_TIME, _no_hub(), tempfile.TemporaryDirectory() as scratch:
         # The library empties its work folder at every export: two processes with the default one destroy each other.
         before = os.environ.get(_WORK_DIR)
         os.environ[_WORK_DIR] = f"{scratch}/"
@@ -192,6 +194,19 @@ def _compile(source: Path, config: Any, asked: Compiled, folder: Path, progress:
         msg = f"optimum-neuron exported something else than was asked: {'; '.join(found)}"
         raise DeviceUnavailable(msg)
     progress(stage, 3, 3)
+
+
+@contextmanager
+def _no_hub() -> Iterator[None]:
+    """While it compiles, the library looks for compiled graphs on the hub, for a local folder too; ours stays local."""
+    from optimum.neuron.models.inference.backend import pretrained_model
+
+    asking = pretrained_model.hub_neuronx_cache
+    pretrained_model.hub_neuronx_cache = lambda **_: nullcontext()
+    try:
+        yield
+    finally:
+        pretrained_model.hub_neuronx_cache = asking
 
 
 def main(arguments: list[str] | None = None) -> int:
