@@ -73,6 +73,13 @@ class AccelSettings(BaseLanguageModel[Any]):
     tensor_parallel_size: int = 1
     """Ranks that share the weights. (Default: 1)"""
 
+    placement: str = "local"
+    """Where the ranks run: `"local"` on this machine, `"ray"` on the nodes of a Ray cluster: the one that the variable
+    RAY_ADDRESS names, or one started on this machine. (Default: "local")"""
+
+    replicas: int = 1
+    """Whole copies of the model, each with its own ranks and `rows`; requests are spread over them. (Default: 1)"""
+
     trust_remote_code: bool = False
     """Run Python code that comes with the checkpoint. (Default: False)"""
 
@@ -208,6 +215,8 @@ class AccelSettings(BaseLanguageModel[Any]):
             max_len=self.max_len,
             dtype=self.dtype,
             tensor_parallel_size=self.tensor_parallel_size,
+            placement=self.placement,
+            replicas=self.replicas,
             trust_remote_code=self.trust_remote_code,
             queue_limit=self.queue_limit,
             options=getattr(self, "options", None),

@@ -159,6 +159,8 @@ class Plan:
         max_len: columns of a row: tokens of prompt and answer together.
         dtype: `"auto"`, `"float32"` or `"bfloat16"`; `"auto"` lets the device choose what its hardware is fast at.
         tensor_parallel_size: ranks that share the weights.
+        placement: where ranks run: `"local"`, as processes of this machine, or `"ray"`, on the nodes of a Ray cluster.
+        replicas: whole copies of the model, each with ranks and rows of its own, behind one engine.
         trust_remote_code: run Python code that comes with the checkpoint.
         queue_limit: requests that may wait for a row; more are refused.
         options: the device's own frozen `Options`; `None` for its defaults.
@@ -171,6 +173,8 @@ class Plan:
     max_len: int = 2048
     dtype: str = "auto"
     tensor_parallel_size: int = 1
+    placement: str = "local"
+    replicas: int = 1
     trust_remote_code: bool = False
     queue_limit: int = 1024
     options: Any = None
@@ -179,9 +183,9 @@ class Plan:
         """Refuse numbers that mean nothing.
 
         Raises:
-            PlanRejected: a number is not positive, or the dtype is unknown.
+            PlanRejected: a number is not positive, or the dtype or the placement is unknown.
         """
-        for name in ("rows", "max_len", "tensor_parallel_size", "queue_limit"):
+        for name in ("rows", "max_len", "tensor_parallel_size", "replicas", "queue_limit"):
             if getattr(self, name) < 1:
                 msg = f"{name} must be at least 1, got {getattr(self, name)}"
                 raise PlanRejected(msg)
@@ -190,6 +194,9 @@ class Plan:
             raise PlanRejected(msg)
         if self.dtype not in ("auto", "float32", "bfloat16"):
             msg = f"dtype must be 'auto', 'float32' or 'bfloat16', got {self.dtype!r}"
+            raise PlanRejected(msg)
+        if self.placement not in ("local", "ray"):
+            msg = f"placement must be 'local' or 'ray', got {self.placement!r}"
             raise PlanRejected(msg)
 
 
@@ -225,6 +232,7 @@ class Placement:
         step_seconds: longest step; a rank that is alive but takes longer, like one that waits for a peer for ever, is
             lost. It must cover the compilation of a shape.
         load_seconds: longest load.
+        resources: what a rank takes of its node where Ray places it, as `(name, amount)`: `(("HPU", 1.0),)`, say.
     """
 
     ranks: int = 1
@@ -234,3 +242,4 @@ class Placement:
     pinned: bool = False
     step_seconds: float = 1800.0
     load_seconds: float = 7200.0
+    resources: tuple[tuple[str, float], ...] = (("CPU", 1.0),)

@@ -8,7 +8,8 @@ from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
 from langchain_accel.errors import QueueFull
-from langchain_accel.runtime.engine import NO_TOKENS, Engine
+from langchain_accel.runtime.door import Door
+from langchain_accel.runtime.engine import NO_TOKENS
 
 if TYPE_CHECKING:
     from langchain_accel.runtime.constraints import Grammar
@@ -25,19 +26,19 @@ class Job(NamedTuple):
     visible: Mapping[int, str] = NO_TOKENS
 
 
-def complete(engine: Engine, jobs: Iterable[Job]) -> list[Completion]:
+def complete(engine: Door, jobs: Iterable[Job]) -> list[Completion]:
     """Answer prompts together; an interrupt or error aborts all of them. Errors as `Engine.submit` and `Stream`."""
     with closing(_submitted(engine, jobs)) as streams:
         return [stream.result() for stream in streams]
 
 
-async def acomplete(engine: Engine, jobs: Iterable[Job]) -> list[Completion]:
+async def acomplete(engine: Door, jobs: Iterable[Job]) -> list[Completion]:
     """As `complete`, in an event loop; cancelling the task aborts every prompt."""
     with closing(_submitted(engine, jobs)) as streams:
         return [await stream.aresult() for stream in streams]
 
 
-def _submitted(engine: Engine, jobs: Iterable[Job]) -> Generator[Stream, None, None]:
+def _submitted(engine: Door, jobs: Iterable[Job]) -> Generator[Stream, None, None]:
     """Submit everything and yield the streams in order; a batch longer than the queue waits for its own answers."""
     flying: deque[Stream] = deque()
     try:

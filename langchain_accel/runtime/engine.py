@@ -21,7 +21,7 @@ from langchain_accel.runtime.constraints import Grammar, Grammars
 from langchain_accel.runtime.loop import Loop, explain
 from langchain_accel.runtime.request import Request, SamplingParams
 from langchain_accel.runtime.sampling import Sampler
-from langchain_accel.runtime.stats import Stats
+from langchain_accel.runtime.stats import Meter, Stats
 from langchain_accel.runtime.stream import Mailbox, Stream
 from langchain_accel.runtime.text import Text, decoder, showing
 
@@ -138,6 +138,16 @@ class Engine:
                 raise QueueFull(msg)
             self._inbox.put(request)
         return stream
+
+    @property
+    def load(self) -> int:
+        """Requests that run or wait."""
+        return len(self._loop.running) + self._queued
+
+    @property
+    def meter(self) -> Meter:
+        """Its running counters, which only its own thread changes."""
+        return self._loop.meter
 
     def stats(self) -> Stats:
         """Return a snapshot of the counters."""

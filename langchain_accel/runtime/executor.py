@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
@@ -13,6 +14,9 @@ import numpy as np
 from langchain_accel.devices.base import Device, IntArray, Logits, Plan, Progress, Rank, Spec
 from langchain_accel.errors import PlanRejected
 from langchain_accel.runtime.frames import Kind
+
+_MOST_TEXT = 2**15
+"""Characters of an error's message that are sent; its beginning and end say what happened."""
 
 
 class Executor:
@@ -28,16 +32,19 @@ class Executor:
         assert self._device is not None, "loaded before the first call"
         return self._device
 
-    def meet(self) -> str:
-        """Choose a free loopback port where this rank will open the rendezvous, and return `host:port`.
+    def meet(self, host: str = "127.0.0.1") -> str:
+        """Choose a free port where this rank will open the rendezvous, and return `host:port`.
+
+        Args:
+            host: address of this machine that all ranks can reach: the loopback one, where they are all on it.
 
         The port stays reserved until the load is over: a socket that is bound but does not listen keeps others from
         getting it, and lets this process listen on it with `SO_REUSEADDR`, as torch's store does.
         """
         self._meeting = socket.socket()
         self._meeting.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._meeting.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{self._meeting.getsockname()[1]}"
+        self._meeting.bind((host, 0))
+        return f"{host}:{self._meeting.getsockname()[1]}"
 
     def load(self, order: Mapping[str, Any], progress: Progress) -> Spec:
         """Load this rank's part, as `order` says, and return what the device serves."""
@@ -99,6 +106,14 @@ def order(module: str, plan: Plan, rank: Rank) -> dict[str, Any]:
             msg = f"the option {name}={value!r} cannot be sent to another process: it takes numbers, texts and tuples"
             raise PlanRejected(msg)
     return {"module": module, "plan": named, "options": options, "rank": asdict(rank)}
+
+
+def told(error: Exception) -> str:
+    """Return what the engine is told of an error: its classes, the nearest first, and its message, cut to be sent."""
+    message = str(error)
+    if len(message) > _MOST_TEXT:
+        message = f"{message[: _MOST_TEXT // 2]} ... {message[-_MOST_TEXT // 2 :]}"
+    return json.dumps({"classes": [each.__name__ for each in type(error).__mro__], "message": message})
 
 
 def spec_of(named: Mapping[str, Any]) -> Spec:

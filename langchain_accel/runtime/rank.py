@@ -22,15 +22,12 @@ import numpy as np
 
 from langchain_accel.devices.base import Logits, Progress, silent
 from langchain_accel.runtime.channel import Channel
-from langchain_accel.runtime.executor import Executor
+from langchain_accel.runtime.executor import Executor, told
 from langchain_accel.runtime.frames import Frame, Kind
 from langchain_accel.runtime.shared_memory import SharedMemory
 
 BEAT_SECONDS = 0.5
 """Time between two heartbeats."""
-
-_MOST_TEXT = 2**15
-"""Characters of an error's message that are sent; its beginning and end say what happened."""
 
 
 def main(socket_descriptor: int, memory_descriptor: int) -> None:
@@ -78,7 +75,7 @@ def _serve(channel: Channel, executor: Executor, memory: SharedMemory) -> None:
         except Exception as error:  # noqa: BLE001 - the engine must hear of whatever a device raises
             traceback.print_exc()
             sys.stderr.flush()
-            channel.send(Frame(Kind.FAILED, frame.call, text=_told(error)))
+            channel.send(Frame(Kind.FAILED, frame.call, text=told(error)))
 
 
 def _placed(logits: Logits | None, memory: SharedMemory) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.int64]], ...]:
@@ -89,14 +86,6 @@ def _placed(logits: Logits | None, memory: SharedMemory) -> tuple[np.ndarray[tup
     if logits.ctypes.data != place.ctypes.data or not logits.flags.c_contiguous:
         np.copyto(place, logits)
     return (np.array(logits.shape, np.int64),)
-
-
-def _told(error: Exception) -> str:
-    message = str(error)
-    if len(message) > _MOST_TEXT:
-        message = f"{message[: _MOST_TEXT // 2]} ... {message[-_MOST_TEXT // 2 :]}"
-    names = [each.__name__ for each in type(error).__mro__]
-    return json.dumps({"classes": names, "message": message})
 
 
 def _teller(channel: Channel, call: int) -> Progress:

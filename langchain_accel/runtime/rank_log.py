@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
+from pathlib import Path
+from typing import IO
 
 LONGEST = 2**20
 """Bytes after which the older part of a log is dropped."""
@@ -16,8 +18,10 @@ _WIDEST = 300
 class RankLog:
     """A bounded log file in the temporary folder. It has no name there, so that nobody needs to remove it."""
 
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+    def __init__(self, opened: Path | None = None) -> None:
+        """Make a log, or look into the one that another process has open under `/proc`."""
+        # Both are closed by `close`.
+        self._file: IO[bytes] = tempfile.TemporaryFile() if opened is None else opened.open("r+b")  # noqa: SIM115
         # Appending is a property of the open file, which the rank shares: it goes on at the end after a `trim`.
         fcntl.fcntl(self._file, fcntl.F_SETFL, fcntl.fcntl(self._file, fcntl.F_GETFL) | os.O_APPEND)
 

@@ -15,7 +15,10 @@ from typing import Any
 from langchain_accel.devices.base import Device, Placement, Plan, Progress, Rank, silent
 from langchain_accel.errors import DeviceLost, DeviceUnavailable
 from langchain_accel.runtime.checkpoint import Checkpoint, open_checkpoint, resolve
+from langchain_accel.runtime.door import Door
 from langchain_accel.runtime.engine import Engine
+from langchain_accel.runtime.ray_group import RayGroup
+from langchain_accel.runtime.replicas import Replicas
 from langchain_accel.runtime.restarts import Restarts
 from langchain_accel.runtime.workers import WorkerGroup
 
@@ -43,7 +46,7 @@ class _Entry:
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     users: int = 0
-    engine: Engine | None = None
+    engine: Door | None = None
     checkpoint: Checkpoint | None = None
 
 
@@ -58,7 +61,7 @@ class Lease:
     def __init__(self, plan: Plan, entry: _Entry) -> None:
         assert entry.engine is not None
         assert entry.checkpoint is not None
-        self.engine: Engine = entry.engine
+        self.engine: Door = entry.engine
         self.checkpoint: Checkpoint = entry.checkpoint
         self._release = weakref.finalize(self, partial(_release, plan, entry, wait=False))
         self._release.atexit = False  # at interpreter exit the engine closes itself
@@ -101,7 +104,6 @@ def shared(plan: Plan, progress: Progress = silent) -> Lease:
         with entry.lock:
             if entry.engine is None or entry.engine.closed:
                 _retire(plan, entry, wait=True)  # a lost engine may be releasing the device still
-                _restarts.check(plan)
                 entry.checkpoint = open_checkpoint(Path(plan.model), trust_remote_code=plan.trust_remote_code)
                 entry.engine = _engine(module, plan, entry.checkpoint, progress)
             return Lease(plan, entry)
@@ -110,27 +112,43 @@ def shared(plan: Plan, progress: Progress = silent) -> Lease:
         raise
 
 
-def _engine(module: str, plan: Plan, checkpoint: Checkpoint, progress: Progress) -> Engine:
-    try:
-        return Engine(
-            partial(_load, module, plan),
-            checkpoint.tokenizer,
-            eos_ids=checkpoint.eos_ids,
-            queue_limit=plan.queue_limit,
-            progress=progress,
-        )
-    except DeviceLost as error:
-        _restarts.lost(plan, error, served=False)
-        raise
+def _engine(module: str, plan: Plan, checkpoint: Checkpoint, progress: Progress) -> Door:
+    """Load a plan's engine, or its replicas."""
+
+    def load(replica: int) -> Engine:
+        _restarts.check((plan, replica))
+        try:
+            return Engine(
+                partial(_load, module, plan, replica),
+                checkpoint.tokenizer,
+                eos_ids=checkpoint.eos_ids,
+                queue_limit=-(-plan.queue_limit // plan.replicas),
+                progress=progress,
+            )
+        except DeviceLost as error:
+            _restarts.lost((plan, replica), error, served=False)
+            raise
+
+    def lost(replica: int, engine: Engine) -> None:
+        _account((plan, replica), engine)
+
+    return load(0) if plan.replicas == 1 else Replicas(load, plan.replicas, lost)
 
 
-def _load(module: str, plan: Plan, progress: Progress) -> Device:
-    """Load a device: in this process, or in processes of its own where its module's `placement` says so."""
+def _load(module: str, plan: Plan, replica: int, progress: Progress) -> Device:
+    """Load a device: in this process, or in processes of its own where its module's `placement` says so, or the plan.
+
+    Replicas on one machine compute side by side: each gets its own share of the cores.
+    """
     device = import_module(module)
     plan = replace(plan, options=plan.options or device.Options())
     place: Placement = device.placement(plan, plan.options) if hasattr(device, "placement") else Placement()
+    if plan.placement == "ray":
+        return RayGroup(module, plan, place, progress)
+    if plan.replicas > 1:
+        place = replace(place, isolated=True, pinned=True)
     if place.ranks > 1 or place.isolated or place.python:
-        return WorkerGroup(module, plan, place, progress)
+        return WorkerGroup(module, plan, place, progress, (replica, plan.replicas))
     loaded: Device = device.load(plan, plan.options, Rank(), progress)
     return loaded
 
@@ -151,11 +169,17 @@ def _retire(plan: Plan, entry: _Entry, *, wait: bool) -> None:
     if engine is None:
         return
     engine.close(wait=wait)
+    engines = engine.engines if isinstance(engine, Replicas) else [engine]
+    for replica, each in enumerate(engines):
+        _account((plan, replica), each)
+
+
+def _account(key: tuple[Plan, int], engine: Door) -> None:
     served = engine.stats().finished > 0
     if (lost := engine.lost) is not None:
-        _restarts.lost(plan, lost, served=served)
+        _restarts.lost(key, lost, served=served)
     elif served:
-        _restarts.forgive(plan)
+        _restarts.forgive(key)
 
 
 def _forget_parents_engines() -> None:

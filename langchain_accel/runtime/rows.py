@@ -62,11 +62,12 @@ class Rows:
         if not self._idle:
             return None
         oldest, limit = next(iter(self._idle)), len(prompt) - 1
-        resumed, row = max(((_shared(known, prompt, limit), row) for row, known in self._idle.items()), key=_longest)
+        idle = self._idle.items()
+        resumed, row = max(((shared_prefix(known, prompt, limit), row) for row, known in idle), key=_longest)
         if not self._copies:
             return Lease(row, resumed)  # the oldest where none shares anything
-        copied, source = max(((_shared(known, prompt, limit), row) for row, known in self._known()), key=_longest)
-        coming = max((_shared(request.prompt, prompt, limit) for request in self._prefilling()), default=0)
+        copied, source = max(((shared_prefix(known, prompt, limit), row) for row, known in self._known()), key=_longest)
+        coming = max((shared_prefix(request.prompt, prompt, limit) for request in self._prefilling()), default=0)
         if coming - max(copied, resumed) >= MIN_WAIT:
             return None
         # Resuming in place overwrites what the row remembers past the shared prefix, so it must not be worth more.
@@ -74,7 +75,7 @@ class Rows:
             return Lease(row, resumed)
         if copied >= MIN_COPY:  # and not from the oldest, which would have been resumed
             return Lease(oldest, copied, source)
-        return Lease(oldest, _shared(self._idle[oldest], prompt, limit))
+        return Lease(oldest, shared_prefix(self._idle[oldest], prompt, limit))
 
     def take(self, lease: Lease, request: Request) -> None:
         """Give the offered row to a request."""
@@ -108,7 +109,7 @@ class Rows:
         return (request for request in self._leased.values() if request.state is State.PREFILL)
 
 
-def _shared(known: IntArray, prompt: IntArray, limit: int) -> int:
+def shared_prefix(known: IntArray, prompt: IntArray, limit: int) -> int:
     """Length of the prefix that `known` and `prompt` share, at most `limit` tokens."""
     length = min(len(known), limit)
     if length == 0 or known[0] != prompt[0]:

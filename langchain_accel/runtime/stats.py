@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from statistics import quantiles
 
 from langchain_accel.runtime.request import Finish
@@ -83,8 +84,30 @@ class Meter:
 
     def first_token_percentiles(self) -> tuple[float, float]:
         """Return median and 95th percentile of the time to the first token, in seconds; zeros before any."""
-        times = list(self.first_token_seconds)
-        if len(times) < 2:  # noqa: PLR2004
-            return (times[0], times[0]) if times else (0.0, 0.0)
-        cuts = quantiles(times, n=20, method="inclusive")
-        return cuts[9], cuts[18]
+        return percentiles(list(self.first_token_seconds))
+
+
+def percentiles(times: Sequence[float]) -> tuple[float, float]:
+    """Return median and 95th percentile; zeros where there are no times."""
+    if len(times) < 2:  # noqa: PLR2004
+        return (times[0], times[0]) if times else (0.0, 0.0)
+    cuts = quantiles(times, n=20, method="inclusive")
+    return cuts[9], cuts[18]
+
+
+def summed(each: Sequence[Stats], first_token_seconds: Sequence[float]) -> Stats:
+    """Return the counters of several engines of one plan as if they were one's.
+
+    Args:
+        each: their snapshots, at least one.
+        first_token_seconds: of all of them, for the percentiles.
+
+    Returns:
+        Sums, apart from `shapes`, of which each engine has the same, and the ratios, which are taken anew. Engines are
+        busy side by side: `output_tokens_per_second` is the sum of theirs.
+    """
+    totals = {field.name: sum(getattr(stats, field.name) for stats in each) for field in fields(Stats)}
+    totals["shapes"] = max(stats.shapes for stats in each)
+    totals["padding_waste"] = totals["padded_tokens"] / max(totals["real_tokens"], 1)
+    totals["first_token_p50"], totals["first_token_p95"] = percentiles(first_token_seconds)
+    return Stats(**totals)

@@ -95,9 +95,14 @@ class Watch(threading.Thread):
 
 def look(rank: RankProcess, root: Path = Path("/")) -> Sign:
     """Return what can be seen of a rank."""
+    return Sign(rank.memory.beats, *work(rank.pid, root))
+
+
+def work(pid: int, root: Path = Path("/")) -> tuple[int, str]:
+    """Return a process's processor time so far in ticks, and its state; 0 and the empty text where it is not there."""
     try:
-        stat = (root / f"proc/{rank.pid}/stat").read_text(encoding="utf-8", errors="replace")
+        stat = (root / f"proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return Sign(rank.memory.beats)
+        return 0, ""
     state, *numbers = stat.rpartition(")")[2].split()
-    return Sign(rank.memory.beats, int(numbers[10]) + int(numbers[11]), state)
+    return int(numbers[10]) + int(numbers[11]), state

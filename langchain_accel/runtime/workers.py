@@ -45,7 +45,9 @@ class WorkerGroup:
 
     spec: Spec
 
-    def __init__(self, module: str, plan: Plan, placement: Placement, progress: Progress = silent) -> None:
+    def __init__(
+        self, module: str, plan: Plan, placement: Placement, progress: Progress = silent, part: tuple[int, int] = (0, 1)
+    ) -> None:
         """Start the ranks and load the model; returns when every rank is ready.
 
         Args:
@@ -53,6 +55,7 @@ class WorkerGroup:
             plan: what to load, options included.
             placement: number of ranks, interpreter, environment and time limits.
             progress: told how rank 0 loads, on the calling thread.
+            part: which of how many equal groups on this machine it is: pinned ranks of one are not those of another.
 
         Raises:
             DeviceUnavailable: the ranks' interpreter cannot be run.
@@ -73,7 +76,7 @@ class WorkerGroup:
         self._loading, self._exit = True, partial(_at_exit, weakref.ref(self))
         atexit.register(self._exit)
         try:
-            for index, share in enumerate(_shares(placement)):
+            for index, share in enumerate(_shares(placement, *part)):
                 self._ranks.append(RankProcess(index, placement, share))
             self._finalizer.detach()
             self._own(Watch(self._ranks, _telling(weakref.ref(self))))
@@ -188,8 +191,9 @@ class WorkerGroup:
             rank.disown()
 
 
-def _shares(placement: Placement) -> list[Share]:
-    return shares(placement.ranks) if placement.pinned else [Share()] * placement.ranks
+def _shares(placement: Placement, part: int, parts: int) -> list[Share]:
+    ranks = placement.ranks
+    return shares(ranks * parts)[part * ranks :][:ranks] if placement.pinned else [Share()] * ranks
 
 
 def _release(ranks: Sequence[RankProcess], watch: Watch | None, process: int) -> None:

@@ -1,0 +1,27 @@
+"""The Typer application: its commands, one file each."""
+
+from __future__ import annotations
+
+import typer
+
+from langchain_accel.cli.chat import chat
+from langchain_accel.cli.console import Command
+from langchain_accel.cli.doctor import doctor
+from langchain_accel.cli.generate import generate
+
+app = typer.Typer(
+    name="langchain-accel",
+    help="Language models on the accelerator you own.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(cls=Command)(generate)
+app.command(cls=Command)(chat)
+app.command(cls=Command)(doctor)
+
+
+@app.callback()
+def _root() -> None:
+    """Language models on the accelerator you own."""
