@@ -13,6 +13,7 @@ from langchain_accel._version import __version__
 if TYPE_CHECKING:
     from langchain_accel._register import register
     from langchain_accel.chat_models import AccelChatModel, ChatAscend, ChatGaudi, ChatInferentia, ChatXeon
+    from langchain_accel.devices.inferentia import Options as InferentiaOptions
     from langchain_accel.devices.xeon import Options as XeonOptions
     from langchain_accel.errors import AccelError, PromptTooLong
     from langchain_accel.llms import AccelLLM, AscendLLM, GaudiLLM, InferentiaLLM, XeonLLM
@@ -28,6 +29,7 @@ _HOMES = {
     "GaudiLLM": ("llms", "GaudiLLM"),
     "InferentiaLLM": ("llms", "InferentiaLLM"),
     "AscendLLM": ("llms", "AscendLLM"),
+    "InferentiaOptions": ("devices.inferentia", "Options"),
     "XeonOptions": ("devices.xeon", "Options"),
     "AccelError": ("errors", "AccelError"),
     "PromptTooLong": ("errors", "PromptTooLong"),
@@ -45,6 +47,7 @@ __all__ = [
     "ChatXeon",
     "GaudiLLM",
     "InferentiaLLM",
+    "InferentiaOptions",
     "PromptTooLong",
     "XeonLLM",
     "XeonOptions",

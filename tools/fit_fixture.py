@@ -6,7 +6,6 @@ It is overfitted on purpose, and on nothing else: a fixture for tests that need 
 prompts are rendered by this package's own code, so that they are what `ChatXeon` sends. The same seed, torch version
 and machine give the same bytes. Takes a minute or two on two cores.
 """
-# ruff: noqa: INP001, S106, T201 - a script, and tokens that are no passwords
 
 from __future__ import annotations
 

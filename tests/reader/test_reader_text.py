@@ -1,0 +1,119 @@
+"""The text that the reader is trained on: true, apart from the evaluation, and written as the template writes it."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("torch")
+
+from langchain_accel._messages import to_template
+from tools.reader.evaluate import messages, tasks
+from tools.reader.facts import FAMILIES, _slots_in
+from tools.reader.reading import UNKNOWN, Reading, Size
+from tools.reader.tokens import segments, train_tokenizer
+from tools.reader.toolcalls import NO_TOOL, ToolCalls
+from tools.reader.words import Words, held_out
+
+seeds = st.integers(0, 2**32)
+
+
+@pytest.mark.parametrize("evaluation", [False, True])
+@settings(max_examples=50, deadline=None)
+@given(seed=seeds)
+def test_words_of_the_evaluation_are_kept_from_training(evaluation: bool, seed: int) -> None:
+    """Mutant tried: `_mine` returning True."""
+    words = Words(random.Random(seed), evaluation=evaluation)
+    drawn = [words.noun(), words.adjective(), words.verb(), words.invented(), words.number(), words.code()]
+    assert [held_out(word) for word in drawn] == [evaluation] * len(drawn)
+
+
+def test_phrasings_of_the_evaluation_are_kept_from_training() -> None:
+    for family in FAMILIES.values():
+        assert not set(family.statements) & set(family.evaluation_statements)
+        assert not set(family.questions) & set(family.evaluation_questions)
+
+
+def test_every_statement_has_a_question_that_it_answers() -> None:
+    for family in FAMILIES.values():
+        for statements, questions in (
+            (family.statements, family.questions),
+            (family.evaluation_statements, family.evaluation_questions),
+        ):
+            for statement in statements:
+                assert any(len(_slots_in(question) & _slots_in(statement)) >= 2 for question in questions), statement
+
+
+@pytest.mark.parametrize("evaluation", [False, True])
+@settings(max_examples=40, deadline=None)
+@given(seed=seeds)
+def test_answers_are_sentences_of_the_text_or_unknown(evaluation: bool, seed: int) -> None:
+    """Mutant tried: an answer in lower case."""
+    made = Reading(random.Random(seed), evaluation=evaluation).conversation(Size((1, 3), (2, 4), (1, 3)), distractors=1)
+    asked = next(text for role, text in made.turns if role == "user")
+    answers = [text for role, text in made.turns if role == "assistant"]
+    assert answers
+    for answer in answers:
+        assert answer == UNKNOWN or f"{answer}" in asked
+        assert answer.endswith(".")
+
+
+@pytest.mark.parametrize("evaluation", [False, True])
+@settings(max_examples=40, deadline=None)
+@given(seed=seeds)
+def test_calls_follow_their_schema_and_copy_the_request(evaluation: bool, seed: int) -> None:
+    """Mutant tried: arguments of another tool."""
+    made = ToolCalls(random.Random(seed), evaluation=evaluation).conversation()
+    schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in made.tools}
+    request = ""
+    for role, text in made.turns:
+        if role == "user":
+            request = text.lower()
+        if role != "assistant" or not text.startswith("<tool_call>"):
+            continue
+        call = json.loads(re.fullmatch(r"<tool_call>\n(.*)\n</tool_call>", text)[1])
+        jsonschema.validate(call["arguments"], {**schemas[call["name"]], "additionalProperties": False})
+        for value in call["arguments"].values():
+            assert str(value).lower() in request
+    if made.kind == "no tool":
+        assert made.turns[-1] == ("assistant", NO_TOOL)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds)
+def test_extractions_are_json_of_the_text(seed: int) -> None:
+    made = ToolCalls(random.Random(seed)).extraction()
+    asked, answer = made.turns[0][1], json.loads(made.turns[1][1])
+    assert answer
+    for key, value in answer.items():
+        assert json.dumps(key) in asked
+        assert str(value).lower() in asked.lower()
+
+
+def test_training_sees_what_the_chat_template_writes() -> None:
+    """By hand for speed in training, by the template in use. Mutant tried: a line end after the system turn."""
+    tokenizer = train_tokenizer(["some words"])
+    rng = random.Random(1)
+    reading, tools = Reading(rng), ToolCalls(rng)
+    made = [reading.conversation(Size()) for _ in range(10)] + [tools.conversation() for _ in range(30)]
+    for conversation in made:
+        rendered = tokenizer.apply_chat_template(
+            to_template(messages(conversation, in_prompt=False)),
+            tools=conversation.tools or None,
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        pieces = [text for text, _ in segments(conversation)]
+        assert rendered == "".join(pieces[:-2]), conversation
+
+
+def test_the_evaluation_is_the_same_every_time() -> None:
+    first, second = tasks(0.02), tasks(0.02)
+    assert first == second
+    assert all(task.conversations for task in first)

@@ -1,0 +1,85 @@
+"""Training: copying works from the start, a run goes on where it stopped, and the same seed gives the same model."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from tools.reader import train  # noqa: E402
+from tools.reader.circuits import HEAD  # noqa: E402
+from tools.reader.facts import Facts  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def fresh() -> tuple:
+    torch.manual_seed(0)
+    return train.start(0, 200)
+
+
+def copied(model: object, tokenizer: object) -> float:
+    """Share of tokens that the model copies when a passage stands twice."""
+    facts = Facts(random.Random(3))
+    passage = tokenizer.encode(" ".join(facts.filler() for _ in range(6)), add_special_tokens=False)
+    tokens = torch.tensor([passage + passage])
+    with torch.inference_mode():
+        guesses = model(tokens).logits.argmax(-1)[0]
+    return float((guesses[len(passage) + 4 : -1] == tokens[0, len(passage) + 5 :]).float().mean())
+
+
+def test_copying_works_before_the_first_step(fresh: tuple) -> None:
+    """Mutant tried: no copying heads, as below."""
+    model, tokenizer = fresh
+    assert copied(model, tokenizer) > 0.7
+
+
+def test_copying_is_the_work_of_the_copying_heads(fresh: tuple) -> None:
+    model, tokenizer = fresh
+    for layer in model.model.layers[4:]:
+        output = layer.self_attn.o_proj.weight
+        kept = output.detach().clone()
+        with torch.no_grad():
+            output[:, : 2 * HEAD] = 0
+        layer.kept = kept
+    try:
+        assert copied(model, tokenizer) < 0.1
+    finally:
+        for layer in model.model.layers[4:]:
+            with torch.no_grad():
+                layer.self_attn.o_proj.weight.copy_(layer.kept)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, out: Path, tokens: int) -> None:
+    monkeypatch.setattr(train, "TEXTS", 200)
+    monkeypatch.setattr(
+        sys, "argv", ["train.py", str(out), "--tokens", str(tokens), "--threads", "1", "--device", "cpu"]
+    )
+    train.main()
+
+
+def test_a_run_goes_on_where_it_stopped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Mutant tried: the optimiser's state left out of the checkpoint."""
+    run(monkeypatch, tmp_path, 6_000)
+    first = torch.load(tmp_path / "training.pt", weights_only=True)
+    run(monkeypatch, tmp_path, 12_000)
+    second = torch.load(tmp_path / "training.pt", weights_only=True)
+    assert f"going on after {first['steps']} steps" in capsys.readouterr().out
+    assert second["steps"] > first["steps"]
+    assert second["tokens"] >= 12_000 > first["tokens"] >= 6_000
+    moments = second["optimiser"]["state"][0]
+    assert int(moments["step"]) == second["steps"]
+    files = {path.name for path in (tmp_path / "model").iterdir()}
+    assert {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "chat_template.jinja",
+    } <= files
+    assert (tmp_path / "model" / "model.safetensors").stat().st_size <= 12e6
