@@ -6,6 +6,7 @@ weights mean nothing.
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -48,6 +49,8 @@ def make_tiny_model(folder: Path, corpus: Path, *, seed: int = 0) -> Path:
         corpus: folder of Markdown pages the tokenizer is trained on.
         seed: of the random weights.
     """
+    # Where DeepSpeed is installed, transformers imports it, and its guess at the accelerator goes to standard output.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

@@ -101,6 +101,8 @@ def load(plan: Plan, options: Options, rank: Rank = Rank(), progress: Progress =
         ModelRejected: the folder or its architecture cannot be used.
         PlanRejected: the plan asks for more ranks, positions or memory than there are.
     """
+    # Where DeepSpeed is installed, transformers imports it, and its guess at the accelerator goes to standard output.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
     try:
         import torch
         import transformers  # noqa: F401

@@ -53,7 +53,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     done = subprocess.run(
         [sys.executable, "-c", RUNNER, json.dumps(COMMANDS), str(folder)],
         cwd=EXAMPLES,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
