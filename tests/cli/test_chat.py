@@ -128,7 +128,11 @@ def test_an_interrupt_stops_the_answer_and_not_the_program(tiny: Path) -> None:
     command = ["chat", "--model", str(tiny), "--device", "reference", "--max-len", "4000"]
     answer = ["--max-new-tokens", "3900", "--ignore-eos"]
     # As on a machine without torch, which this device does not need: it starts in half the time.
-    start = "import sys; sys.modules['torch'] = None; from langchain_accel.cli import main; main()"
+    # A shell's background job, which the tests may be, is born ignoring SIGINT.
+    start = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.modules['torch'] = None; "
+        "from langchain_accel.cli import main; main()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", start, *command, *answer],
         stdin=subprocess.PIPE,

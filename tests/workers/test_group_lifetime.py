@@ -228,6 +228,7 @@ def test_control_c_reaches_the_engine_alone(tiny: Path, tmp_path: Path) -> None:
     Mutant to catch: `start_new_session` and the ignored signal left out.
     """
     code = """
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born ignoring it
         group = open_group(tiny, folder=folder)
         prefill(group)
         try:
