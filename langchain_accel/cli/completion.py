@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from langchain_accel.errors import InvalidRequest, PromptTooLong, QueueFull
-from langchain_accel.runtime.batch import Job
+from langchain_accel.errors import InvalidRequest, PromptTooLong
+from langchain_accel.runtime.batch import Job, submitted
 
 if TYPE_CHECKING:
     from langchain_accel.cli.models import Loaded
     from langchain_accel.runtime.door import Door
-    from langchain_accel.runtime.stream import Completion, Stream
+    from langchain_accel.runtime.stream import Completion
 
 AHEAD = 4
 """Prompts submitted ahead of the oldest unanswered one, per row: so many that rows stay busy behind a long answer."""
@@ -108,28 +107,6 @@ def completions(engine: Door, todo: Iterable[Job]) -> Iterator[Completion]:
 
     Closing the generator, an error or an interrupt aborts what still runs. Errors as `Engine.submit` and `Stream`.
     """
-    with closing(_streams(engine, todo, AHEAD * engine.stats().rows)) as streams:
+    with closing(submitted(engine, todo, AHEAD * engine.stats().rows)) as streams:
         for stream in streams:
             yield stream.result()
-
-
-def _streams(engine: Door, todo: Iterable[Job], ahead: int) -> Generator[Stream, None, None]:
-    """Submit jobs and yield their streams in order: at most `ahead` at once, or as many as the queue takes."""
-    flying: deque[Stream] = deque()
-    try:
-        for job in todo:
-            if len(flying) == ahead:
-                yield flying.popleft()
-            while True:
-                try:
-                    flying.append(engine.submit(*job))
-                    break
-                except QueueFull:
-                    if not flying:
-                        raise
-                    yield flying.popleft()
-        while flying:
-            yield flying.popleft()
-    finally:
-        for stream in flying:
-            stream.close()

@@ -28,21 +28,30 @@ class Job(NamedTuple):
 
 def complete(engine: Door, jobs: Iterable[Job]) -> list[Completion]:
     """Answer prompts together; an interrupt or error aborts all of them. Errors as `Engine.submit` and `Stream`."""
-    with closing(_submitted(engine, jobs)) as streams:
+    with closing(submitted(engine, jobs)) as streams:
         return [stream.result() for stream in streams]
 
 
 async def acomplete(engine: Door, jobs: Iterable[Job]) -> list[Completion]:
     """As `complete`, in an event loop; cancelling the task aborts every prompt."""
-    with closing(_submitted(engine, jobs)) as streams:
+    with closing(submitted(engine, jobs)) as streams:
         return [await stream.aresult() for stream in streams]
 
 
-def _submitted(engine: Door, jobs: Iterable[Job]) -> Generator[Stream, None, None]:
-    """Submit everything and yield the streams in order; a batch longer than the queue waits for its own answers."""
+def submitted(engine: Door, jobs: Iterable[Job], ahead: int | None = None) -> Generator[Stream, None, None]:
+    """Submit jobs and yield their streams in order; closing the generator aborts what was submitted.
+
+    Args:
+        engine: who answers.
+        jobs: taken one by one.
+        ahead: most submitted at once, at least 1; None for as many as the queue takes. A batch longer than that waits
+            for its own answers.
+    """
     flying: deque[Stream] = deque()
     try:
         for job in jobs:
+            if len(flying) == ahead:
+                yield flying.popleft()
             while True:
                 try:
                     flying.append(engine.submit(*job))

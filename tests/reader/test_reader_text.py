@@ -28,7 +28,7 @@ seeds = st.integers(0, 2**32)
 @settings(max_examples=50, deadline=None)
 @given(seed=seeds)
 def test_words_of_the_evaluation_are_kept_from_training(evaluation: bool, seed: int) -> None:
-    """Mutant tried: `_mine` returning True."""
+    """Mutant to catch: `_mine` returning True."""
     words = Words(random.Random(seed), evaluation=evaluation)
     drawn = [words.noun(), words.adjective(), words.verb(), words.invented(), words.number(), words.code()]
     assert [held_out(word) for word in drawn] == [evaluation] * len(drawn)
@@ -54,7 +54,7 @@ def test_every_statement_has_a_question_that_it_answers() -> None:
 @settings(max_examples=40, deadline=None)
 @given(seed=seeds)
 def test_answers_are_sentences_of_the_text_or_unknown(evaluation: bool, seed: int) -> None:
-    """Mutant tried: an answer in lower case."""
+    """Mutant to catch: an answer in lower case."""
     made = Reading(random.Random(seed), evaluation=evaluation).conversation(Size((1, 3), (2, 4), (1, 3)), distractors=1)
     asked = next(text for role, text in made.turns if role == "user")
     answers = [text for role, text in made.turns if role == "assistant"]
@@ -68,7 +68,7 @@ def test_answers_are_sentences_of_the_text_or_unknown(evaluation: bool, seed: in
 @settings(max_examples=40, deadline=None)
 @given(seed=seeds)
 def test_calls_follow_their_schema_and_copy_the_request(evaluation: bool, seed: int) -> None:
-    """Mutant tried: arguments of another tool."""
+    """Mutant to catch: arguments of another tool."""
     made = ToolCalls(random.Random(seed), evaluation=evaluation).conversation()
     schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in made.tools}
     request = ""
@@ -97,7 +97,7 @@ def test_extractions_are_json_of_the_text(seed: int) -> None:
 
 
 def test_training_sees_what_the_chat_template_writes() -> None:
-    """By hand for speed in training, by the template in use. Mutant tried: a line end after the system turn."""
+    """By hand for speed in training, by the template in use. Mutant to catch: a line end after the system turn."""
     tokenizer = train_tokenizer(["some words"])
     rng = random.Random(1)
     reading, tools = Reading(rng), ToolCalls(rng)

@@ -32,7 +32,7 @@ def copied(model: object, tokenizer: object) -> float:
 
 
 def test_copying_works_before_the_first_step(fresh: tuple) -> None:
-    """Mutant tried: no copying heads, as below."""
+    """Mutant: no copying heads, in the next test."""
     model, tokenizer = fresh
     assert copied(model, tokenizer) > 0.7
 
@@ -64,7 +64,7 @@ def run(monkeypatch: pytest.MonkeyPatch, out: Path, tokens: int) -> None:
 def test_a_run_goes_on_where_it_stopped(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Mutant tried: the optimiser's state left out of the checkpoint."""
+    """Mutant to catch: the optimiser's state left out of the checkpoint."""
     run(monkeypatch, tmp_path, 6_000)
     first = torch.load(tmp_path / "training.pt", weights_only=True)
     run(monkeypatch, tmp_path, 12_000)

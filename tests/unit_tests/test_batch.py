@@ -65,7 +65,7 @@ def test_a_batch_that_finds_the_queue_full_from_its_start_says_so() -> None:
 
 
 def test_one_prompt_that_is_refused_aborts_the_whole_batch() -> None:
-    """Mutant seen to fail: `_submitted` without its `finally`."""
+    """Mutant seen to fail: `submitted` without its `finally`."""
     engine, device = ledger_engine(Gate)
     try:
         device.shut()

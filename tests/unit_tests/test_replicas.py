@@ -99,7 +99,7 @@ def test_a_prefix_goes_where_it_is_remembered() -> None:
 
 
 def test_a_crowd_with_one_prefix_is_spread_all_the_same() -> None:
-    """Mutant seen to fail: affinity without a limit."""
+    """Mutant to catch: affinity without a limit."""
     replicas, loads = open_replicas()
     for device in loads.devices:
         device.shut()

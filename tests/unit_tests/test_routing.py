@@ -55,7 +55,7 @@ def test_nobody_is_buried(candidates: list[Candidate], rows: int) -> None:
 
 
 def test_prompts_are_remembered_by_their_beginning_and_the_oldest_is_forgotten() -> None:
-    """Mutants seen to fail: a prompt that comes again grows older; a conversation that goes on takes a second place."""
+    """Mutant seen to fail: a conversation takes a second place. To catch: a prompt that comes again grows older."""
     prompts = Prompts(rows=2)
     assert prompts.shared([1, 2, 3]) == 0
     prompts.add(ints(1, 2, 3))

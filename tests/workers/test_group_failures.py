@@ -193,7 +193,7 @@ def test_a_rank_that_is_busy_for_long_is_left_alone(tiny: Path, at: str, trouble
 def test_a_step_that_never_ends_is_given_up(tiny: Path, rank: int) -> None:
     """Where a follower sleeps, rank 0 may go ahead until its calls are no longer taken; this law asks rank 0.
 
-    Mutant seen to fail: no deadline.
+    Mutant to catch: no deadline.
     """
     group = open_group(tiny, trouble="sleep", at="decode", seconds=3600.0, ranks=(rank,), step_seconds=1.0)
     prefill(group)

@@ -49,7 +49,7 @@ def groups(lease: registry.Lease) -> list[WorkerGroup]:
 
 
 def test_replicas_give_the_answers_of_one_and_one_may_die(tiny: Path) -> None:
-    """Through the registry. Mutants seen to fail: replicas in this process; a lost one taken for all."""
+    """Through the registry. Mutant seen to fail: replicas in this process. To catch: a lost one taken for all."""
     one = registry.shared(Plan("reference", str(tiny), rows=2, max_len=64))
     expected = [one.engine.submit(prompt, FEW).result().tokens for prompt in PROMPTS]
     lease = registry.shared(Plan("reference", str(tiny), rows=2, max_len=64, replicas=2))
@@ -103,7 +103,7 @@ def test_replicas_share_no_processor(tiny: Path, tmp_path: Path, monkeypatch: py
 
 
 async def test_a_chat_model_with_replicas_says_the_same(tiny: Path) -> None:
-    """Mutants seen to fail: the field `replicas`, or `placement`, left out of the plan."""
+    """Mutants to catch: the field `replicas`, or `placement`, left out of the plan."""
     questions = ["What is one?", "And the sea?", "Tell me of the hills."]
     one, two = (ChatReference(model=str(tiny), rows=2, max_len=256, max_tokens=6, replicas=size) for size in (1, 2))
     expected = [one.invoke(question).content for question in questions]
