@@ -1,25 +1,29 @@
-"""What training reads: a mixture of conversations, short ones first, in batches of like length."""
+"""What training reads: groups of conversations that share their beginning, short ones first, packed."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from tools.reader.attention import Layout
 from tools.reader.reading import Conversation, Reading, Size
 from tools.reader.tokens import encode
 from tools.reader.toolcalls import ToolCalls
 
-BATCH_TOKENS = 3072
+BATCH_TOKENS = 1536
 IGNORED = -100
-_POOL = 48
+
+Encoded = tuple[list[int], list[bool]]
+"""Token ids of a conversation, and which of them training learns."""
 
 
 class Mixture:
-    """Conversations of all kinds.
+    """Groups of conversations of all kinds; those of a group are about the same text or the same tools.
 
     Args:
         rng: source of chance.
@@ -30,24 +34,70 @@ class Mixture:
         self.reading = Reading(rng)
         self.tools = ToolCalls(rng)
 
-    def conversation(self, progress: float) -> Conversation:
-        """One conversation, as hard as it should be at a point of training, 0 to 1."""
+    def group(self, progress: float) -> list[Conversation]:
+        """One group, as hard as it should be at a point of training, 0 to 1."""
         kind = self.rng.random()
-        if kind < 0.56:
-            return self.reading.conversation(self._size(progress))
-        if kind < 0.84:
-            most = 1 if progress < 0.15 else 2 if progress < 0.4 else 3
-            return self.tools.conversation(tools=most, arguments=min(most, 2) if progress < 0.3 else 3)
-        return self.tools.extraction()
+        if kind < 0.5:
+            return self.reading.conversations(self._size(progress), 8)
+        if kind < 0.8:
+            most = 1 if progress < 0.1 else 2 if progress < 0.3 else 3
+            return self.tools.conversations(4, tools=most, arguments=min(most, 2) if progress < 0.3 else 3)
+        return [self.tools.extraction() for _ in range(4)]
 
     def _size(self, progress: float) -> Size:
-        if progress < 0.08:
-            return Size((1, 1), (2, 4), (1, 4))
-        if progress < 0.3:
-            return Size((1, 2), (2, 5), (1, 4))
-        if progress < 0.6:
-            return Size((1, 4), (2, 6), (1, 5))
-        return Size((1, 4), (2, 6), (1, 5)) if self.rng.random() < 0.6 else Size((3, 6), (3, 8), (1, 5))
+        if progress < 0.06:
+            return Size((1, 1), (2, 5), (1, 2))
+        if progress < 0.25:
+            return Size((1, 2), (2, 6), (1, 2))
+        if progress < 0.5:
+            return Size((1, 4), (2, 6), (1, 2))
+        return Size((1, 4), (2, 6), (1, 2)) if self.rng.random() < 0.6 else Size((3, 6), (3, 8), (1, 3))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Groups one after the other, as one sequence without padding.
+
+    Attributes:
+        tokens: `[1, T]`.
+        labels: `[1, T]`, `IGNORED` where there is nothing to learn.
+        positions: `[1, T]`: the place of each token in its own conversation.
+        groups: where each group lies.
+    """
+
+    tokens: Tensor
+    labels: Tensor
+    positions: Tensor
+    groups: list[Layout]
+
+    def to(self, device: str) -> Batch:
+        """The same on a device."""
+        return Batch(self.tokens.to(device), self.labels.to(device), self.positions.to(device), self.groups)
+
+
+def pack(groups: list[list[Encoded]]) -> Batch:
+    """Pack groups of encoded conversations; what all conversations of a group begin with stands there once."""
+    tokens: list[int] = []
+    labels: list[int] = []
+    positions: list[int] = []
+    layouts: list[Layout] = []
+    for group in groups:
+        unlearnt = min(learnt.index(True) for _, learnt in group)
+        prefix = min(_agreeing([ids for ids, _ in group]), unlearnt - 1)
+        tokens += group[0][0][:prefix]
+        labels += [IGNORED] * prefix
+        positions += range(prefix)
+        for ids, learnt in group:
+            tokens += ids[prefix:]
+            labels += [token if learn else IGNORED for token, learn in zip(ids, learnt, strict=True)][prefix:]
+            positions += range(prefix, len(ids))
+        layouts.append(Layout(prefix, tuple(len(ids) - prefix for ids, _ in group)))
+    return Batch(torch.tensor([tokens]), torch.tensor([labels]), torch.tensor([positions]), layouts)
+
+
+def _agreeing(sequences: list[list[int]]) -> int:
+    """How many tokens all sequences begin with."""
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*sequences, strict=False)))
 
 
 class Batches:
@@ -56,39 +106,20 @@ class Batches:
     Args:
         tokenizer: the reader's.
         rng: source of chance.
-        longest: conversations longer than this many tokens are left out.
+        longest: groups with a conversation of more tokens are left out.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, rng: random.Random, longest: int) -> None:
-        self.tokenizer, self.rng, self.longest = tokenizer, rng, longest
+        self.tokenizer, self.longest = tokenizer, longest
         self.mixture = Mixture(rng)
-        self._ready: list[list[tuple[list[int], list[bool]]]] = []
 
-    def next(self, progress: float) -> tuple[Tensor, Tensor]:
-        """Token ids and labels, both `[B, T]`; labels are `IGNORED` where there is nothing to learn."""
-        if not self._ready:
-            self._ready = list(self._sorted(progress))
-            self.rng.shuffle(self._ready)
-        batch = self._ready.pop()
-        width = max(len(ids) for ids, _ in batch)
-        tokens = torch.zeros(len(batch), width, dtype=torch.long)
-        labels = torch.full((len(batch), width), IGNORED)
-        for row, (ids, learnt) in enumerate(batch):
-            tokens[row, : len(ids)] = torch.tensor(ids)
-            labels[row, : len(ids)] = torch.where(torch.tensor(learnt), torch.tensor(ids), IGNORED)
-        return tokens, labels
-
-    def _sorted(self, progress: float) -> Iterator[list[tuple[list[int], list[bool]]]]:
-        pool: list[tuple[list[int], list[bool]]] = []
-        while len(pool) < _POOL:
-            pair = encode(self.tokenizer, self.mixture.conversation(progress))
-            if len(pair[0]) <= self.longest:
-                pool.append(pair)
-        pool.sort(key=lambda pair: len(pair[0]))
-        batch: list[tuple[list[int], list[bool]]] = []
-        for pair in pool:
-            if batch and len(pair[0]) * (len(batch) + 1) > BATCH_TOKENS:
-                yield batch
-                batch = []
-            batch.append(pair)
-        yield batch
+    def next(self, progress: float) -> Batch:
+        """The next batch, of `BATCH_TOKENS` tokens and at most one group more."""
+        groups: list[list[Encoded]] = []
+        size = 0
+        while size < BATCH_TOKENS:
+            group = [encode(self.tokenizer, conversation) for conversation in self.mixture.group(progress)]
+            if max(len(ids) for ids, _ in group) <= self.longest:
+                groups.append(group)
+                size = sum(map(len, (packed := pack(groups)).groups))
+        return packed

@@ -95,10 +95,17 @@ class Reading:
         self.facts = Facts(rng, evaluation=evaluation)
 
     def conversation(self, size: Size, *, unanswerable: float = 0.2, distractors: int = 0) -> Conversation:
-        """A document and questions about it.
+        """A document and questions about it; see `conversations`."""
+        return self.conversations(size, 1, unanswerable=unanswerable, distractors=distractors)[0]
+
+    def conversations(
+        self, size: Size, most: int, *, unanswerable: float = 0.2, distractors: int = 0
+    ) -> list[Conversation]:
+        """Conversations about one document, none of which asks what another one asks.
 
         Args:
-            size: how much there is to read.
+            size: how much there is to read, and how many questions a conversation asks.
+            most: conversations at most; there are fewer where the document holds too few facts.
             unanswerable: share of questions that the document does not answer.
             distractors: further passages that nobody asks about.
         """
@@ -108,14 +115,21 @@ class Reading:
         if distractors:
             self.rng.shuffle(passages)
         text = self._layout(passages)
-        count = min(self.rng.randint(*size.questions), len(known))
-        asked: list[tuple[str, str]] = []
-        for fact in self.rng.sample(known, count):
-            if self.rng.random() < unanswerable:
-                asked.append((self._unanswerable(known, text), UNKNOWN))
-            else:
-                asked.append((self._reworded(fact), fact.sentence))
-        return self._chat(text, asked)
+        system = self.rng.choice(_SYSTEMS).format(e=self.facts.words.name())
+        prompt = self.rng.choice(_EVALUATION_PROMPTS if self.evaluation else _PROMPTS)
+        left = self.rng.sample(known, len(known))
+        made: list[Conversation] = []
+        while left and len(made) < most:
+            count = self.rng.randint(*size.questions)
+            asked: list[tuple[str, str]] = []
+            for fact in left[:count]:
+                if self.rng.random() < unanswerable:
+                    asked.append((self._unanswerable(known, text), UNKNOWN))
+                else:
+                    asked.append((self._reworded(fact), fact.sentence))
+            made.append(self._chat(system, prompt, text, asked))
+            left = left[count:]
+        return made
 
     def _passage(self, size: Size) -> tuple[str, list[Fact | str]]:
         """A title and sentences; facts of one passage like to share what they speak of."""
@@ -215,9 +229,7 @@ class Reading:
                 break
         return word + self.rng.choice(("ed", "ing", "s", "ation", "er"))
 
-    def _chat(self, text: str, asked: list[tuple[str, str]]) -> Conversation:
-        system = self.rng.choice(_SYSTEMS).format(e=self.facts.words.name())
-        prompt = self.rng.choice(_EVALUATION_PROMPTS if self.evaluation else _PROMPTS)
+    def _chat(self, system: str, prompt: str, text: str, asked: list[tuple[str, str]]) -> Conversation:
         turns = [("system", system)] if system else []
         for index, (question, answer) in enumerate(asked):
             turns.append(("user", question if index else prompt.format(context=text, question=question)))

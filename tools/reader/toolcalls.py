@@ -129,9 +129,16 @@ class ToolCalls:
         self.facts = Facts(rng, evaluation=evaluation)
 
     def conversation(self, *, tools: int = 3, arguments: int = 3, fitting: float = 0.85) -> Conversation:
-        """A request with tools at hand, the call or the plain answer, and sometimes what came of it.
+        """A request with tools at hand; see `conversations`."""
+        return self.conversations(1, tools=tools, arguments=arguments, fitting=fitting)[0]
+
+    def conversations(
+        self, count: int, *, tools: int = 3, arguments: int = 3, fitting: float = 0.85
+    ) -> list[Conversation]:
+        """Requests with the same tools at hand, each with the call or the plain answer, and sometimes what came of it.
 
         Args:
+            count: how many conversations.
             tools: most tools offered.
             arguments: most arguments of a tool.
             fitting: share of requests that a tool fits.
@@ -140,21 +147,31 @@ class ToolCalls:
         if len({tool.name for tool in offered}) < len(offered):
             offered = offered[:1]
         system = self.rng.choice(_SYSTEMS)
-        turns = [("system", system)] if system else []
+        opening = [("system", system)] if system else []
         schemas = [self._schema(tool) for tool in offered]
-        if self.rng.random() > fitting:
-            slots = self.facts.slots({})
-            turns += [("user", capital(_fill(self.rng.choice(_UNRELATED), slots))), ("assistant", NO_TOOL)]
-            return Conversation(turns, schemas, kind="no tool")
+        made: list[Conversation] = []
+        for _ in range(count):
+            fits = self.rng.random() <= fitting
+            turns = self._fitting(offered, again=bool(made)) if fits else self._unrelated()
+            made.append(Conversation(opening + turns, schemas, kind="tool" if fits else "no tool"))
+        return made
+
+    def _unrelated(self) -> list[tuple[str, str]]:
+        request = capital(_fill(self.rng.choice(_UNRELATED), self.facts.slots({})))
+        return [("user", request), ("assistant", NO_TOOL)]
+
+    def _fitting(self, offered: list[Tool], *, again: bool) -> list[tuple[str, str]]:
         tool = self.rng.choice(offered)
-        turns += [("user", self._request(tool)), ("assistant", call(tool))]
+        if again:
+            tool = self._again(tool)
+        turns = [("user", self._request(tool)), ("assistant", call(tool))]
         if self.rng.random() < 0.35:
             result, answer = self._result(tool)
             turns += [("tool", result), ("assistant", answer)]
         if self.rng.random() < 0.15:
             other = self._again(self.rng.choice(offered))
             turns += [("user", self._request(other)), ("assistant", call(other))]
-        return Conversation(turns, schemas, kind="tool")
+        return turns
 
     def extraction(self, arguments: int = 4) -> Conversation:
         """A text and the JSON object that it gives for some keys."""

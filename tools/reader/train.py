@@ -22,8 +22,9 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tools.reader.attention import NAME
 from tools.reader.circuits import HEAD, HEADS, HIDDEN, ROPE_BASE
-from tools.reader.data import IGNORED, Batches, Mixture
+from tools.reader.data import IGNORED, Batch, Batches, Mixture
 from tools.reader.start import initialise
 from tools.reader.tokens import segments, train_tokenizer
 
@@ -31,6 +32,7 @@ LAYERS, INNER, POSITIONS = 5, 256, 2048
 PEAK, WARMUP, DECAY = 4e-4, 150, 0.5
 """Largest learning rate; steps to reach it; share of the tokens over which it falls to a fiftieth."""
 _SLOW = 1.0  # embedding and head: copying must go on working for tokens that training hardly shows
+_UNUSED = torch.zeros(1, 1, 1, 1)  # a mask of four dimensions is handed on as it is; `groups` say who sees whom
 _REPORT, _SAVE = 25, 200
 TEXTS = 5000
 """Conversations that the tokenizer is trained on."""
@@ -39,7 +41,8 @@ TEXTS = 5000
 def learn_tokenizer(rng: random.Random, texts: int) -> tuple[PreTrainedTokenizerFast, Counter[int]]:
     """Train the tokenizer on `texts` conversations; also returns how often each token occurs in them."""
     mixture = Mixture(rng)
-    written = ["".join(text for text, _ in segments(mixture.conversation(1.0))) for _ in range(texts)]
+    made = [conversation for _ in range(texts) for conversation in mixture.group(1.0)[:1]]
+    written = ["".join(text for text, _ in segments(conversation)) for conversation in made]
     tokenizer = train_tokenizer(written)
     counts: Counter[int] = Counter()
     for text in written:
@@ -66,6 +69,7 @@ def build(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         pad_token_id=tokenizer.pad_token_id,
     )
     model = LlamaForCausalLM(config)
+    model.set_attn_implementation(NAME)
     model.generation_config = GenerationConfig(
         do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
@@ -82,7 +86,7 @@ def start(seed: int, texts: int) -> tuple[LlamaForCausalLM, PreTrainedTokenizerF
 
 def finished(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Load a model that an earlier run has finished, to train it further."""
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=NAME)
     return model, PreTrainedTokenizerFast.from_pretrained(folder)
 
 
@@ -135,12 +139,22 @@ class Score:
         )
 
 
-def step(
-    model: LlamaForCausalLM, optimiser: torch.optim.Optimizer, tokens: Tensor, labels: Tensor, score: Score
-) -> None:
+def hidden_of(model: LlamaForCausalLM, batch: Batch) -> Tensor:
+    """What the last layer makes of packed groups, `[1, T, HIDDEN]`."""
+    output = model.model(
+        input_ids=batch.tokens,
+        position_ids=batch.positions,
+        attention_mask=_UNUSED,
+        groups=batch.groups,
+        use_cache=False,
+    )
+    return output.last_hidden_state
+
+
+def step(model: LlamaForCausalLM, optimiser: torch.optim.Optimizer, batch: Batch, score: Score) -> None:
     """One step of training; only learnt tokens go through the head."""
-    hidden = model.model(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1]
-    wanted = labels[:, 1:]
+    hidden = hidden_of(model, batch)[:, :-1]
+    wanted = batch.labels[:, 1:]
     learnt = wanted != IGNORED
     logits = model.lm_head(hidden[learnt])
     loss = cross_entropy(logits, wanted[learnt])
@@ -200,9 +214,9 @@ def main() -> None:
         progress = seen / args.tokens
         for group in optimiser.param_groups:
             group["lr"] = rate(done, progress) * group["share"]
-        tokens, labels = batches.next(progress)
-        step(model, optimiser, tokens.to(args.device), labels.to(args.device), score)
-        done, seen = done + 1, seen + tokens.numel()
+        batch = batches.next(progress)
+        step(model, optimiser, batch.to(args.device), score)
+        done, seen = done + 1, seen + batch.tokens.numel()
         if done % _REPORT == 0:
             minutes = (time.perf_counter() - began) / 60
             print(f"{minutes:6.1f} min, step {done}, {seen / 1e6:.2f}M tokens: {score}", flush=True)
