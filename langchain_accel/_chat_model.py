@@ -19,8 +19,9 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, Field
 
 from langchain_accel._answer import AnswerReader, Ask
+from langchain_accel._calls import MOST_THREADS, side_by_side, single, translated
 from langchain_accel._messages import to_template
-from langchain_accel._settings import MOST_THREADS, AccelSettings, side_by_side, single, translated
+from langchain_accel._settings import AccelSettings
 from langchain_accel._structured import OUTPUT, Method, OutputForm, ToolGrammar, structured_output
 from langchain_accel.errors import InvalidRequest
 from langchain_accel.runtime.batch import Job, acomplete, complete

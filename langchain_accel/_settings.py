@@ -3,43 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from langchain_core.exceptions import ContextOverflowError
 from langchain_core.language_models import BaseLanguageModel
-from langchain_core.runnables.config import RunnableConfig, get_config_list
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 from typing_extensions import Self
 
 from langchain_accel._version import __version__
 from langchain_accel.devices.base import Plan
-from langchain_accel.errors import InvalidRequest, PromptTooLong
+from langchain_accel.errors import InvalidRequest
 from langchain_accel.runtime import registry
-from langchain_accel.runtime.batch import Job
 from langchain_accel.runtime.progress import bar
 from langchain_accel.runtime.request import SamplingParams
 
 if TYPE_CHECKING:
     from langchain_accel.runtime.stats import Stats
 
-MOST_THREADS = 256
-"""Threads that one batch takes at most."""
-
 SAMPLING = (
     "max_tokens", "min_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty",
-    "frequency_penalty", "logit_bias", "seed", "logprobs", "top_logprobs", "stop_token_ids", "ignore_eos", "n",
+    "frequency_penalty", "logit_bias", "seed", "logprobs", "top_logprobs", "stop_token_ids", "ignore_eos",
+    "prompt_lookup", "n",
 )  # fmt: skip
 """Fields that a call may override by keyword."""
 
 IDENTITY = (*SAMPLING, "model", "revision", "dtype", "max_len", "tensor_parallel_size", "trust_remote_code")
 """Fields that change an answer: the key of LangChain's cache."""
-
-
-class ContextOverflow(PromptTooLong, ContextOverflowError):
-    """`PromptTooLong` as LangChain's middleware knows it."""
 
 
 class AccelSettings(BaseLanguageModel[Any]):
@@ -127,6 +117,10 @@ class AccelSettings(BaseLanguageModel[Any]):
 
     ignore_eos: bool | None = None
     """Go on past the model's end-of-sequence tokens. (Default: False)"""
+
+    prompt_lookup: bool | None = None
+    """Guess tokens that the answer may quote from its prompt, and check several in one step, where the device can; the
+    answer is the same. (Default: True)"""
 
     logprobs: bool | None = None
     """Report the log-probability of every token. (Default: False)"""
@@ -264,33 +258,6 @@ class AccelSettings(BaseLanguageModel[Any]):
         if params.seed is None or answers == 1:
             return [params] * answers
         return [replace(params, seed=params.seed + index) for index in range(answers)]
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Raise errors of the runtime as the ones LangChain's middleware looks for."""
-    try:
-        yield
-    except PromptTooLong as error:
-        raise ContextOverflow(str(error), prompt_tokens=error.prompt_tokens, limit=error.limit) from error
-
-
-def side_by_side(config: RunnableConfig | list[RunnableConfig] | None, inputs: int) -> list[RunnableConfig]:
-    """Return a configuration per input that lets all of them be submitted at once, where it says nothing else.
-
-    LangChain's own width is the machine's cores and four, which would leave rows idle.
-    """
-    width = min(max(inputs, 1), MOST_THREADS)
-    configs = get_config_list(config, inputs)
-    return [one if one.get("max_concurrency") else {**one, "max_concurrency": width} for one in configs]
-
-
-def single(jobs: list[Job]) -> Job:
-    """Return the one job of a stream; several answers (`n`) cannot share one."""
-    if len(jobs) > 1:
-        msg = f"n={len(jobs)} answers cannot share one stream: use invoke, generate or batch, or set n=1"
-        raise InvalidRequest(msg)
-    return jobs[0]
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:

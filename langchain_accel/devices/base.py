@@ -232,6 +232,8 @@ class Placement:
         step_seconds: longest step; a rank that is alive but takes longer, like one that waits for a peer for ever, is
             lost. It must cover the compilation of a shape.
         load_seconds: longest load.
+        silent_seconds: how long a rank may neither let Python run nor use its processor, as some libraries do while
+            they wait for their peers; None for what suits others. A rank that ends is noticed at once either way.
         resources: what a rank takes of its node where Ray places it, as `(name, amount)`: `(("HPU", 1.0),)`, say.
     """
 
@@ -242,4 +244,5 @@ class Placement:
     pinned: bool = False
     step_seconds: float = 1800.0
     load_seconds: float = 7200.0
+    silent_seconds: float | None = None
     resources: tuple[tuple[str, float], ...] = (("CPU", 1.0),)

@@ -20,6 +20,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 # `model.pt` holds the graphs of a model that was exported for an accelerator; checkpoints have no file of that name.
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "model.pt"]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_IMPORTING = threading.Lock()  # transformers' lazy import may fail where two threads are the first to ask for a name
 SAMPLING_DEFAULTS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
@@ -147,7 +148,8 @@ def open_checkpoint(folder: Path, *, trust_remote_code: bool = False) -> Checkpo
             "original model into it, for example with AutoTokenizer.from_pretrained(...).save_pretrained(folder)"
         )
         raise ModelRejected(msg)
-    from transformers import AutoTokenizer
+    with _IMPORTING:
+        from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)

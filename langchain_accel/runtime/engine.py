@@ -18,10 +18,11 @@ import numpy as np
 from langchain_accel.devices.base import Device, Progress, Spec, silent
 from langchain_accel.errors import DeviceLost, EngineClosed, InvalidRequest, PromptTooLong, QueueFull
 from langchain_accel.runtime.constraints import Grammar, Grammars
+from langchain_accel.runtime.drafts import Drafter
 from langchain_accel.runtime.loop import Loop, explain
 from langchain_accel.runtime.request import Request, SamplingParams
 from langchain_accel.runtime.sampling import Sampler
-from langchain_accel.runtime.stats import Meter, Stats
+from langchain_accel.runtime.stats import Meter, Stats, snapshot
 from langchain_accel.runtime.stream import Mailbox, Stream
 from langchain_accel.runtime.text import Text, decoder, showing
 
@@ -151,31 +152,8 @@ class Engine:
 
     def stats(self) -> Stats:
         """Return a snapshot of the counters."""
-        loop, meter, work = self._loop, self._loop.meter, self._loop.runner.work
-        p50, p95 = meter.first_token_percentiles()
-        return Stats(
-            rows=self.spec.rows,
-            running=len(loop.running),
-            queued=self._queued,
-            finished=meter.finished,
-            aborted=meter.aborted,
-            failed=meter.failed,
-            prompt_tokens=meter.prompt_tokens,
-            reused_tokens=meter.reused_tokens,
-            output_tokens=meter.output_tokens,
-            dictated_tokens=meter.dictated_tokens,
-            prefill_steps=work.prefills,
-            decode_steps=work.decodes,
-            real_tokens=work.real_tokens,
-            padded_tokens=work.padded_tokens,
-            padding_waste=work.padded_tokens / max(work.real_tokens, 1),
-            shapes=loop.runner.shapes,
-            undeclared_shapes=loop.runner.undeclared,
-            busy_seconds=meter.busy_seconds,
-            output_tokens_per_second=meter.output_tokens / max(meter.busy_seconds, 1e-9),
-            first_token_p50=p50,
-            first_token_p95=p95,
-        )
+        loop = self._loop
+        return snapshot(loop.meter, loop.runner, running=len(loop.running), queued=self._queued)
 
     def close(self, *, wait: bool = True) -> None:
         """Fail what still runs with `EngineClosed` and release the device. Idempotent.
@@ -238,6 +216,7 @@ class Engine:
                 constraint=self._grammars.compile(grammar, limit=limit) if grammar is not None else None,
             ),
             text=Text(showing(self._decode, visible), params.stop),
+            drafter=Drafter(tokens, limit, spec.drafts - 1) if params.prompt_lookup and spec.drafts > 1 else None,
             mailbox=Mailbox(),
             submitted=perf_counter(),
         )

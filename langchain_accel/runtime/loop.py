@@ -8,6 +8,8 @@ from contextlib import suppress
 from dataclasses import replace
 from time import perf_counter
 
+import numpy as np
+
 from langchain_accel.devices.base import Device, Logits
 from langchain_accel.errors import AccelError, DeviceLost, StepFailed
 from langchain_accel.runtime import sampling, scheduler
@@ -15,7 +17,7 @@ from langchain_accel.runtime.request import Delta, Finish, FinishReason, Request
 from langchain_accel.runtime.rows import NOTHING, Lease, Rows
 from langchain_accel.runtime.runner import Lane, Runner
 from langchain_accel.runtime.sampling import Choice
-from langchain_accel.runtime.scheduler import Prefill, Step
+from langchain_accel.runtime.scheduler import Prefill, Step, Verify
 from langchain_accel.runtime.stats import Meter
 
 MIN_DICTATED = 3
@@ -78,23 +80,58 @@ class Loop:
 
     def _run(self, step: Step) -> Logits:
         length = step.length if isinstance(step, Prefill) else 1
-        lanes = [Lane(request.row, request.upcoming(length), request.computed) for request in step.requests]
+        upcoming = [request.upcoming(length) for request in step.requests]
+        if isinstance(step, Verify):
+            drafts = [request.draft[: step.length - 1] for request in step.requests]
+            upcoming = [np.concatenate(tokens) for tokens in zip(upcoming, drafts, strict=True)]
+        rows = zip(step.requests, upcoming, strict=True)
+        lanes = [Lane(request.row, tokens, request.computed) for request, tokens in rows]
         if isinstance(step, Prefill):
-            return self.runner.prefill(lanes, step.batch, length, self._rows.tails)
+            return self.runner.prefill(lanes, step.batch, step.length, self._rows.tails)
+        if isinstance(step, Verify):
+            return self.runner.verify(lanes, step.batch, step.length, self._rows.tails)
         return self.runner.decode(lanes, step.batch, self._rows.tails)
 
     def _advance(self, step: Step, logits: Logits) -> None:
-        """Account for a step that succeeded, and choose a token for every request whose prompt is complete."""
+        """Account for a step that succeeded, and choose tokens for every request whose prompt is complete."""
         ready: list[Request] = list(step.requests)
-        if isinstance(step, Prefill):
+        if isinstance(step, Verify):
+            self._advance_drafted(step, logits)
+        elif isinstance(step, Prefill):
             for request in step.requests:
                 request.computed += min(request.remaining, step.length)
             complete = [index for index, request in enumerate(step.requests) if not request.remaining]
             ready = [step.requests[index] for index in complete]
-            logits = logits[complete]
+            self._choose(ready, logits[complete])
         else:
             for request in ready:
                 request.computed += 1
+            self._choose(ready, logits)
+        for request in ready:
+            request.redraft()
+
+    def _advance_drafted(self, step: Verify, logits: Logits) -> None:
+        """Choose token after token of each answer, for as long as its draft said what was chosen."""
+        drafts = [request.draft[: step.length - 1].tolist() for request in step.requests]
+        accepted = [0] * len(drafts)
+        lanes = list(range(len(drafts)))
+        for place in range(step.length):
+            for lane in lanes:
+                step.requests[lane].computed += 1
+            self._choose([step.requests[lane] for lane in lanes], logits[lanes, place])
+            lanes = [lane for lane in lanes if _follows(step.requests[lane], drafts[lane][place : place + 1])]
+            for lane in lanes:
+                accepted[lane] += 1
+            if not lanes:
+                break
+        for request, draft, right in zip(step.requests, drafts, accepted, strict=True):
+            self.meter.drafted_tokens += len(draft)
+            self.meter.accepted_tokens += right
+            if draft and request.drafter is not None:
+                request.drafter.learn(len(draft), right, len(request.output))
+
+    def _choose(self, ready: Sequence[Request], logits: Logits) -> None:
+        """Choose and hand out one token for each request, from its row of `logits`."""
         choices = sampling.choose(logits, [request.sampler for request in ready])
         now = perf_counter()
         for request, choice in zip(ready, choices, strict=True):
@@ -188,6 +225,11 @@ class Loop:
             request.mailbox.fail(error())
         self.running.clear()
         self.waiting.clear()
+
+
+def _follows(request: Request, drafted: list[int]) -> bool:
+    """Whether an answer goes on, and with the drafted token, whose keys and values stand in its row already."""
+    return request.state is State.DECODE and drafted == request.output[-1:]
 
 
 def _append(request: Request, token: int) -> tuple[str, tuple[FinishReason, str | int | None] | None]:

@@ -112,6 +112,12 @@ def shared(plan: Plan, progress: Progress = silent) -> Lease:
         raise
 
 
+def engines() -> list[tuple[Plan, Door]]:
+    """Return what this process has loaded: each plan, its model a folder, with its engine."""
+    with _entries_lock:
+        return [(plan, entry.engine) for plan, entry in _entries.items() if entry.engine is not None]
+
+
 def _engine(module: str, plan: Plan, checkpoint: Checkpoint, progress: Progress) -> Door:
     """Load a plan's engine, or its replicas."""
 

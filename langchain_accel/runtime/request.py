@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from langchain_accel.errors import InvalidRequest
+from langchain_accel.runtime.drafts import NO_DRAFT
 
 if TYPE_CHECKING:
     from langchain_accel.devices.base import IntArray
+    from langchain_accel.runtime.drafts import Drafter
     from langchain_accel.runtime.sampling import Sampler
     from langchain_accel.runtime.stream import Mailbox
     from langchain_accel.runtime.text import Text
@@ -56,6 +58,8 @@ class SamplingParams:
         stop: strings that end the answer; removed from it.
         stop_token_ids: token ids that end the answer, beside the model's end-of-sequence tokens; removed from it.
         ignore_eos: treat the model's end-of-sequence tokens as ordinary tokens.
+        prompt_lookup: let the engine guess tokens that the answer may quote from its prompt and check several in a
+            step, where the device can; the answer is the same.
     """
 
     max_tokens: int | None = None
@@ -73,6 +77,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    prompt_lookup: bool = True
 
     def __post_init__(self) -> None:
         """Refuse settings out of range.
@@ -162,6 +167,8 @@ class Request:
         row: its row of the KV arena while it is in PREFILL or DECODE.
         computed: columns of the row that hold its tokens.
         reused: prompt tokens found in the KV cache at admission.
+        drafter: proposes how the answer goes on; `None` where the device checks no drafts, or none are wanted.
+        draft: what it proposes now.
         output: tokens chosen so far.
         started: when it got its row.
         first_token: when its first token was chosen.
@@ -179,6 +186,8 @@ class Request:
     row: int = -1
     computed: int = 0
     reused: int = 0
+    drafter: Drafter | None = None
+    draft: IntArray = field(default_factory=lambda: NO_DRAFT)
     output: list[int] = field(default_factory=list)
     started: float = 0.0
     first_token: float = 0.0
@@ -194,6 +203,11 @@ class Request:
         if done < 0:
             return self.prompt[self.computed : self.computed + count]
         return np.array(self.output[done : done + count], np.int64)
+
+    def redraft(self) -> None:
+        """Draft how the answer may go on from where it stands."""
+        drafter = self.drafter if self.state is State.DECODE else None
+        self.draft = drafter.propose(self.output) if drafter else NO_DRAFT
 
     @property
     def remembered(self) -> IntArray:

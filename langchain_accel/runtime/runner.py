@@ -30,6 +30,7 @@ class Work:
 
     prefills: int = 0
     decodes: int = 0
+    verifies: int = 0
     real_tokens: int = 0
     padded_tokens: int = 0
 
@@ -88,6 +89,14 @@ class Runner:
         self.work.real_tokens += len(lanes)
         return self._run(Shape("decode", batch, 1, attended), padded)[: len(lanes)]
 
+    def verify(self, lanes: Sequence[Lane], batch: int, length: int, tails: Tails) -> Logits:
+        """Write every lane's tokens in the declared shape `(batch, length)`; `[len(lanes), length, vocab]` logits."""
+        padded = self._padded(lanes, batch, tails)
+        attended = self.spec.attended(max(lane.start + len(lane.tokens) for lane in padded))
+        self.work.verifies += 1
+        self.work.real_tokens += sum(len(lane.tokens) for lane in lanes)
+        return self._run(Shape("verify", batch, length, attended), padded)[: len(lanes)]
+
     def _padded(self, lanes: Sequence[Lane], batch: int, tails: Tails) -> Sequence[Lane]:
         """Fill the batch up with one-token lanes on other rows, at their tails (the tail rule)."""
         missing = batch - len(lanes)
@@ -110,7 +119,8 @@ class Runner:
         for index, lane in enumerate(lanes):
             tokens[index, : len(lane.tokens)] = lane.tokens
         lengths = np.array([len(lane.tokens) for lane in lanes], np.int64)
-        return self.device.prefill(tokens, lengths, starts, rows)
+        run = self.device.verify if shape.kind == "verify" else self.device.prefill
+        return run(tokens, lengths, starts, rows)
 
     def _declare(self, shape: Shape) -> None:
         if self._frozen:

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from langchain_accel.runtime.request import Request, State
-from langchain_accel.runtime.shapes import fit_decode, fit_prefill
+from langchain_accel.runtime.shapes import fit_decode, fit_prefill, fit_verify
 
 if TYPE_CHECKING:
     from langchain_accel.devices.base import Spec
@@ -35,7 +35,16 @@ class Decode:
     batch: int
 
 
-Step = Prefill | Decode
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Compute the next token of these requests and check their drafts, in the declared shape `(batch, length)`."""
+
+    requests: Sequence[Request]
+    batch: int
+    length: int
+
+
+Step = Prefill | Decode | Verify
 
 
 def admit(waiting: Iterable[Request], rows: Rows) -> tuple[Request, Lease] | None:
@@ -67,6 +76,10 @@ def _prefill(running: Sequence[Request], rows: Rows, spec: Spec) -> Prefill | No
     return Prefill(requests[: fit.count], fit.batch, fit.length)
 
 
-def _decode(running: Sequence[Request], spec: Spec) -> Decode | None:
+def _decode(running: Sequence[Request], spec: Spec) -> Decode | Verify | None:
     requests = [request for request in running if request.state is State.DECODE]
-    return Decode(requests, fit_decode(spec, len(requests))) if requests else None
+    if not requests:
+        return None
+    batch = fit_decode(spec, len(requests))
+    length = fit_verify(spec, [1 + len(request.draft) for request in requests])
+    return Decode(requests, batch) if length is None else Verify(requests, batch, length)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     from langchain_accel.devices.base import Spec
 
-Kind = Literal["prefill", "decode"]
+Kind = Literal["prefill", "decode", "verify"]
 
 
 class Shape(NamedTuple):
@@ -27,6 +27,13 @@ class Shape(NamedTuple):
 
 MAX_WASTE = 4 / 3
 """Padded tokens per real token up to which several prompts share one prefill."""
+
+
+MAX_DRAFT_WASTE = 2
+"""Padded tokens per real token up to which a step that checks drafts is worth running."""
+
+MAX_DRAFT_TOKENS = 64
+"""Tokens of such a step at most: with more lanes, a decode step keeps the hardware busy without drafts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +76,48 @@ def fit_decode(spec: Spec, count: int) -> int:
     return next(batch for batch in spec.decode_shapes if batch >= count)
 
 
+def verify_shapes(spec: Spec) -> list[tuple[int, int]]:
+    """Return the `(batch, length)` pairs in which drafts are checked, ascending: decode batches, lengths from 4 up.
+
+    A lane holds the last token and its draft, so that a length of 4 checks 3 tokens.
+    """
+    lengths = [length for length in (4, 8, 16, 32) if length < spec.drafts] + [spec.drafts]
+    return [
+        (batch, length)
+        for batch in spec.decode_shapes
+        for length in lengths
+        if 1 < length <= spec.drafts and batch * length <= MAX_DRAFT_TOKENS
+    ]
+
+
+def fit_verify(spec: Spec, lengths: Sequence[int]) -> int | None:
+    """Choose the length in which to check the drafts of a decode step, or `None` to leave them.
+
+    Args:
+        spec: the device's declared shapes.
+        lengths: per lane the tokens of its last token and its draft, at least 1.
+    """
+    batch, longest = fit_decode(spec, len(lengths)), max(lengths)
+    served = [length for same, length in verify_shapes(spec) if same == batch] if longest > 1 else []
+    needed = [length for place, length in enumerate(served) if place == 0 or served[place - 1] < longest]
+    for length in reversed(needed):
+        real = sum(min(tokens, length) for tokens in lengths)
+        if batch * length <= MAX_DRAFT_WASTE * real:
+            return length
+    return None
+
+
 def declared(spec: Spec) -> list[tuple[int, Shape]]:
     """Return every shape that serving can ask for, with the column it starts at in warm-up, by ascending column."""
     attended_lens = spec.attended_lens or (0,)
     shapes = [
         (max(attended - 1, 0), Shape("decode", batch, 1, attended))
         for batch in spec.decode_shapes
+        for attended in attended_lens
+    ]
+    shapes += [
+        (max(attended - length, 0), Shape("verify", batch, length, attended))
+        for batch, length in verify_shapes(spec)
         for attended in attended_lens
     ]
     for batch, length in spec.prefill_shapes:

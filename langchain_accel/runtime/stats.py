@@ -6,8 +6,12 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from statistics import quantiles
+from typing import TYPE_CHECKING
 
 from langchain_accel.runtime.request import Finish
+
+if TYPE_CHECKING:
+    from langchain_accel.runtime.runner import Runner
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +29,11 @@ class Stats:
         reused_tokens: of those, tokens taken from the KV cache instead of being computed.
         output_tokens: tokens of all answers so far.
         dictated_tokens: of those, tokens that a grammar dictated, which took no decode step of their own.
+        drafted_tokens: tokens that were proposed by prompt lookup and checked.
+        accepted_tokens: of those, tokens of answers: each of them saved a decode step of its request.
         prefill_steps: prefill steps run.
-        decode_steps: decode steps run.
+        decode_steps: decode steps run, those that check drafts included.
+        verify_steps: of those, steps that check drafts.
         real_tokens: tokens given to the device that requests asked for.
         padded_tokens: tokens given to the device in all, padding included.
         padding_waste: `padded_tokens / real_tokens`; 1 is no padding.
@@ -48,8 +55,11 @@ class Stats:
     reused_tokens: int
     output_tokens: int
     dictated_tokens: int
+    drafted_tokens: int
+    accepted_tokens: int
     prefill_steps: int
     decode_steps: int
+    verify_steps: int
     real_tokens: int
     padded_tokens: int
     padding_waste: float
@@ -72,6 +82,8 @@ class Meter:
     reused_tokens: int = 0
     output_tokens: int = 0
     dictated_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     busy_seconds: float = 0.0
     first_token_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=1024))
 
@@ -85,6 +97,38 @@ class Meter:
     def first_token_percentiles(self) -> tuple[float, float]:
         """Return median and 95th percentile of the time to the first token, in seconds; zeros before any."""
         return percentiles(list(self.first_token_seconds))
+
+
+def snapshot(meter: Meter, runner: Runner, *, running: int, queued: int) -> Stats:
+    """Return the counters of one engine as they are now."""
+    work = runner.work
+    p50, p95 = meter.first_token_percentiles()
+    return Stats(
+        rows=runner.spec.rows,
+        running=running,
+        queued=queued,
+        finished=meter.finished,
+        aborted=meter.aborted,
+        failed=meter.failed,
+        prompt_tokens=meter.prompt_tokens,
+        reused_tokens=meter.reused_tokens,
+        output_tokens=meter.output_tokens,
+        dictated_tokens=meter.dictated_tokens,
+        drafted_tokens=meter.drafted_tokens,
+        accepted_tokens=meter.accepted_tokens,
+        prefill_steps=work.prefills,
+        decode_steps=work.decodes + work.verifies,
+        verify_steps=work.verifies,
+        real_tokens=work.real_tokens,
+        padded_tokens=work.padded_tokens,
+        padding_waste=work.padded_tokens / max(work.real_tokens, 1),
+        shapes=runner.shapes,
+        undeclared_shapes=runner.undeclared,
+        busy_seconds=meter.busy_seconds,
+        output_tokens_per_second=meter.output_tokens / max(meter.busy_seconds, 1e-9),
+        first_token_p50=p50,
+        first_token_p95=p95,
+    )
 
 
 def percentiles(times: Sequence[float]) -> tuple[float, float]:

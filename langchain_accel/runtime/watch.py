@@ -34,9 +34,9 @@ class Sign(NamedTuple):
 class Pulse:
     """One rank's signs of life."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = SILENT_SECONDS) -> None:
         self._last = Sign(0)
-        self._quiet = 0.0
+        self._quiet, self._patience = 0.0, patience
 
     def silent(self, sign: Sign, seconds: float) -> bool:
         """Take note of a look, `seconds` after the one before; return whether the rank has been silent for too long.
@@ -46,21 +46,24 @@ class Pulse:
         alive = sign[:2] != self._last[:2] or sign.state in ("R", "D")
         self._quiet = 0.0 if alive else self._quiet + min(seconds, 2 * LOOK_SECONDS)
         self._last = sign
-        return self._quiet >= SILENT_SECONDS
+        return self._quiet >= self._patience
 
 
 class Watch(threading.Thread):
     """Looks at every rank twice a second, keeps their logs short, and tells of the first that is gone."""
 
-    def __init__(self, ranks: Sequence[RankProcess], lost: Callable[[RankProcess, str], None]) -> None:
+    def __init__(
+        self, ranks: Sequence[RankProcess], lost: Callable[[RankProcess, str], None], patience: float | None = None
+    ) -> None:
         """Start looking.
 
         Args:
             ranks: the processes to watch.
             lost: told once, in this thread: which rank, and what happened to it.
+            patience: seconds that a rank may be silent; None for `SILENT_SECONDS`.
         """
         super().__init__(name="accel-watch", daemon=True)
-        self._ranks, self._lost = ranks, lost
+        self._ranks, self._lost, self._patience = ranks, lost, patience or SILENT_SECONDS
         self._stop_looking = threading.Event()
         self._last_look = float("inf")
         self.start()
@@ -77,7 +80,7 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         """Body of the thread."""
-        pulses = [Pulse() for _ in self._ranks]
+        pulses = [Pulse(self._patience) for _ in self._ranks]
         while not self._stop_looking.wait(LOOK_SECONDS):
             for rank, pulse in zip(self._ranks, pulses, strict=True):
                 rank.log.trim()
@@ -85,7 +88,7 @@ class Watch(threading.Thread):
                 why = rank.ended()
                 if why is None and pulse.silent(sign, LOOK_SECONDS):
                     stopped = ": it is stopped (a signal, or a debugger)" if sign.state in ("T", "t") else ""
-                    why = f"has shown no sign of life for {SILENT_SECONDS:.0f} seconds{stopped}"
+                    why = f"has shown no sign of life for {self._patience:.0f} seconds{stopped}"
                 if why is None and monotonic() > self._last_look:
                     why = "had not come to an end when the interpreter had to"
                 if why is not None:

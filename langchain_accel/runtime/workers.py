@@ -79,7 +79,7 @@ class WorkerGroup:
             for index, share in enumerate(_shares(placement, *part)):
                 self._ranks.append(RankProcess(index, placement, share))
             self._finalizer.detach()
-            self._own(Watch(self._ranks, _telling(weakref.ref(self))))
+            self._own(Watch(self._ranks, _telling(weakref.ref(self)), placement.silent_seconds))
             self.spec = self._load(orders)
         except BaseException:
             self._end(0)

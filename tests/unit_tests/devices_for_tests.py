@@ -24,6 +24,9 @@ GUARD = 30.0
 """Seconds after which a test that waits for something gives up; nothing ever takes that long."""
 
 
+STEPS = ("prefill", "decode", "verify")
+
+
 class Call(NamedTuple):
     """One call of a device: what it was asked to do, on which rows, from which columns on, with which lengths."""
 
@@ -59,6 +62,10 @@ class Wrapper:
         self.before(Call("decode", batch, 1, tuple(rows.tolist()), tuple(positions.tolist()), (1,) * batch))
         return self.device.decode(tokens, positions, rows)
 
+    def verify(self, tokens: Any, lengths: Any, starts: Any, rows: Any) -> Any:
+        self.before(Call("verify", *tokens.shape, *(tuple(each.tolist()) for each in (rows, starts, lengths))))
+        return self.device.verify(tokens, lengths, starts, rows)
+
     def copy_row(self, source: int, target: int, length: int) -> None:
         self.before(Call("copy", rows=(source, target), lengths=(length,)))
         self.device.copy_row(source, target, length)
@@ -84,7 +91,7 @@ class Recorder(Wrapper):
 
     @property
     def steps(self) -> list[Call]:
-        return [call for call in self.calls if call.kind in ("prefill", "decode")]
+        return [call for call in self.calls if call.kind in STEPS]
 
 
 class Gate(Recorder):
@@ -98,7 +105,7 @@ class Gate(Recorder):
 
     def before(self, call: Call) -> None:
         super().before(call)
-        if call.kind in ("prefill", "decode"):
+        if call.kind in STEPS:
             with self._change:
                 self._blocked = self._permits == 0
                 self._change.notify_all()

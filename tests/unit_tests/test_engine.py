@@ -88,8 +88,9 @@ def checkpoint(tiny: Path) -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def alone(tiny: Path, checkpoint: Checkpoint) -> Iterator[Callable[..., Completion]]:
-    """Answers of an engine that serves one request at a time, and reuses nothing."""
-    with on_reference(tiny, checkpoint.tokenizer, checkpoint.eos_ids, rows=1, resumes=False, copies=False) as (
+    """Answers of an engine that serves one request at a time, reuses nothing and drafts nothing."""
+    plain = {"rows": 1, "resumes": False, "copies": False, "drafts": 0}
+    with on_reference(tiny, checkpoint.tokenizer, checkpoint.eos_ids, **plain) as (
         engine,
         _,
     ):

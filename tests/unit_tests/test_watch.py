@@ -48,3 +48,10 @@ def test_time_that_this_process_slept_through_does_not_count() -> None:
     Mutant to catch: the time since the last look as it is.
     """
     assert judged([Sign(5)] * 3, seconds=3600.0) == [False, False, False]
+
+
+def test_a_rank_is_given_the_patience_that_its_placement_asks_for() -> None:
+    """A library that waits for its peers lets nothing run. Mutant seen to fail: everybody gets the same."""
+    pulse = Pulse(patience=20.0)
+    looks = [pulse.silent(Sign(5, 100, "S"), LOOK_SECONDS) for _ in range(50)]
+    assert looks.index(True) == int(20.0 / LOOK_SECONDS)
