@@ -1,6 +1,6 @@
 """The Xeon device's eager path against transformers' own `generate`, in one interleaved run.
 
-    python benchmarks/xeon_eager.py [--shape 135m|360m] [--threads 1] [--repeats 3] [--json FILE]
+    python benchmarks/xeon_eager.py [--shape 135m|360m] [--weights exact|int8] [--threads 1] [--repeats 3] [--json FILE]
 
 A random-weight Llama of SmolLM2's shape, greedy, no end of sequence, in the dtype this CPU is fast at for both. Three
 workloads: *single* (one 256-token prompt, 64 new tokens), *batch* (8 unequal prompts of about 128 tokens, 64 new
@@ -15,20 +15,19 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
+from langchain_accel.cli import measuring, peers
+from langchain_accel.cli.workloads import Workload
 from langchain_accel.devices.base import Plan, Progress
 from langchain_accel.devices.xeon import Options, cpu_flags, fastest_dtype, load
-from langchain_accel.runtime.batch import complete
 from langchain_accel.runtime.engine import Engine
-from langchain_accel.runtime.request import SamplingParams
 
 SHAPES = {
     "135m": {"hidden": 576, "layers": 30, "heads": 9, "kv_heads": 3, "intermediate": 1536},
@@ -66,42 +65,22 @@ def make_model(folder: Path, shape: str) -> Path:
     return folder
 
 
-def workloads() -> dict[str, tuple[list[list[int]], int]]:
-    """Return prompts and new tokens of each workload."""
+def workloads(repeat: int) -> list[Workload]:
+    """Return the workloads; their first token is each repeat's own, so that nothing is remembered from the last."""
     draw = np.random.default_rng(0)
 
     def tokens(count: int) -> list[int]:
         return draw.integers(10, VOCABULARY, count).tolist()
 
+    def fresh(prompt: list[int]) -> list[int]:
+        return [1 + repeat, *prompt[1:]]
+
     context = tokens(512)
-    return {
-        "single": ([tokens(256)], 64),
-        "batch": ([tokens(int(length)) for length in draw.integers(64, 192, 8)], 64),
-        "rag": ([context + tokens(16) for _ in range(8)], 32),
-    }
-
-
-def ours(engine: Engine, prompts: list[list[int]], new: int) -> None:
-    """Answer through the engine; what it remembers of the last run is of no use to it."""
-    complete(engine, [(prompt, SamplingParams(max_tokens=new)) for prompt in prompts])
-
-
-def theirs(model: LlamaForCausalLM, prompts: list[list[int]], new: int) -> None:
-    """Answer with one padded `generate` call."""
-    longest = max(map(len, prompts))
-    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    with torch.inference_mode():
-        model.generate(
-            ids, attention_mask=mask, do_sample=False, max_new_tokens=new, min_new_tokens=new, pad_token_id=0
-        )
-
-
-def clocked(job: Callable[[], None]) -> tuple[float, float]:
-    """Return CPU and wall seconds of a job."""
-    cpu, wall = time.process_time(), time.perf_counter()
-    job()
-    return time.process_time() - cpu, time.perf_counter() - wall
+    return [
+        Workload("single", (fresh(tokens(256)),), 64),
+        Workload("batch", tuple(fresh(tokens(int(length))) for length in draw.integers(64, 192, 8)), 64),
+        Workload("rag", tuple(fresh(context + tokens(16)) for _ in range(8)), 32),
+    ]
 
 
 def main() -> None:
@@ -110,44 +89,33 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="135m")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=fastest_dtype(cpu_flags()))
+    parser.add_argument("--weights", choices=("exact", "int8"), default="exact", help="ours; transformers' are exact")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="also write every measurement to this file")
     args = parser.parse_args()
     disable_progress_bar()
-    torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as scratch:
         folder = make_model(Path(scratch) / "model", args.shape)
         plan = Plan("xeon", str(folder), rows=8, max_len=1024, dtype=args.dtype)
 
         def open_device(progress: Progress) -> object:
-            return load(plan, Options(threads=args.threads), progress=progress)
+            return load(plan, Options(weights=args.weights, threads=args.threads), progress=progress)
 
         engine = Engine(open_device, NoText(), eos_ids=frozenset())
-        plain = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, args.dtype))
-        plain.generation_config.eos_token_id = None
-        measured: dict[str, dict[str, list[tuple[float, float]]]] = {}
-        for repeat in range(args.repeats + 1):
-            for name, (prompts, new) in workloads().items():
-                # A first token of its own: nothing is remembered from the last repeat, but shared within one.
-                fresh = [[1 + repeat, *prompt[1:]] for prompt in prompts]
-                runs = {
-                    "langchain-accel": lambda fresh=fresh, new=new: ours(engine, fresh, new),
-                    "transformers": lambda fresh=fresh, new=new: theirs(plain, fresh, new),
-                }
-                for peer, job in runs.items():
-                    seconds = clocked(job)
-                    if repeat:  # the first round warms both up
-                        measured.setdefault(name, {}).setdefault(peer, []).append(seconds)
+        theirs = peers.transformers(folder, args.dtype)
+        torch.set_num_threads(args.threads)
+        answers = {peers.OURS: peers.ours(engine), "transformers": theirs}
+        measured = measuring.compare(answers, workloads, args.repeats)
         engine.close()
-    print(f"SmolLM2-{args.shape} shape, random weights, {args.dtype}, {args.threads} thread(s), {args.repeats} runs")
+    ran = f"{args.dtype}, ours {args.weights}, {args.threads} thread(s), {args.repeats} runs"
+    print(f"SmolLM2-{args.shape} shape, random weights, {ran}")
     print(f"{'workload':10} {'peer':16} {'CPU s':>8} {'wall s':>8} {'ratio of CPU time':>18}")
-    for name, peers in measured.items():
-        base = statistics.median(cpu for cpu, _ in peers["langchain-accel"])
-        for peer, runs in peers.items():
-            cpu, wall = (statistics.median(column) for column in zip(*runs, strict=True))
-            print(f"{name:10} {peer:16} {cpu:8.2f} {wall:8.2f} {cpu / base:17.2f}x")
+    for one in measured:
+        cpu, wall = statistics.median(one.cpu), statistics.median(one.wall)
+        ratio = measuring.ratio(measured, one, peers.OURS, cpu=True)
+        print(f"{one.workload:10} {one.peer:16} {cpu:8.2f} {wall:8.2f} {ratio:17.2f}x")
     if args.json:
-        args.json.write_text(json.dumps(measured, indent=1), encoding="utf-8")
+        args.json.write_text(json.dumps([asdict(one) for one in measured], indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

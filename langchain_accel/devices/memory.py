@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,25 @@ _ITEM_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16"
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Bytes that a plan takes of one card's memory, or of the machine's for one rank.
+
+    Attributes:
+        weights: of the weights.
+        column: of one KV-cache column of one row.
+        working: of a step's own tensors.
+    """
+
+    weights: int
+    column: int
+    working: int
+
+    def total(self, rows: int, max_len: int) -> int:
+        """Return all of it, with a KV cache of `rows` x `max_len` columns."""
+        return self.weights + self.working + rows * max_len * self.column
 
 
 def weight_bytes(folder: Path, item_bytes: int) -> int:
@@ -140,6 +160,19 @@ def column_bytes(config: Mapping[str, Any], item_bytes: int, ranks: int = 1) -> 
         kv_heads = heads
         widths = config["qk_nope_head_dim"] + config["qk_rope_head_dim"] + config["v_head_dim"]
     return int(layers * max(1, kv_heads // ranks) * widths * item_bytes)
+
+
+def even_demand(config: Mapping[str, Any], *, weights: int, item_bytes: int, ranks: int, working: int = 0) -> Demand:
+    """Return what each of several ranks takes that share weights and KV heads evenly.
+
+    Args:
+        config: as for `column_bytes`.
+        weights: bytes of all weights.
+        item_bytes: bytes of one number of the KV cache.
+        ranks: how many they are.
+        working: bytes of a step's own tensors, on each.
+    """
+    return Demand(weights // ranks, column_bytes(config, item_bytes, ranks), working)
 
 
 def available(root: Path = Path("/")) -> int:

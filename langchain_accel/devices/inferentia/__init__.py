@@ -2,22 +2,54 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from langchain_accel.devices.base import Device, Placement, Plan, Progress, Rank, silent
+from langchain_accel.devices.base import Device, Placement, Plan, Progress, Rank, Spec, silent
 from langchain_accel.devices.inferentia.options import Options, translated
+from langchain_accel.devices.inferentia.plan import Layout, Numbers, cost
+from langchain_accel.devices.memory import Demand
 from langchain_accel.errors import DeviceUnavailable, PlanRejected
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["Options", "load", "placement"]
+__all__ = ["Options", "demand", "load", "placement", "spec"]
 
 
 def placement(plan: Plan, options: Options) -> Placement:
     """One process holds the model: the Neuron runtime spreads it over `tensor_parallel_size` cores by itself."""
     del plan
     return Placement(isolated=options.python is not None, python=options.python)
+
+
+def spec(plan: Plan, options: Options, vocab_size: int) -> Spec:
+    """Return what this device serves of a plan: the two graphs that are compiled."""
+    del options
+    return Spec(
+        rows=plan.rows,
+        max_len=plan.max_len,
+        vocab_size=vocab_size,
+        prefill_shapes=((1, plan.max_len),),
+        decode_shapes=(plan.rows,),
+    )
+
+
+def demand(plan: Plan, config: Mapping[str, Any], *, weights: int, item_bytes: int) -> Demand:
+    """Return the memory that a plan takes of each NeuronCore, in bytes; `core_share` leaves the rest for steps.
+
+    Args:
+        plan: what to load.
+        config: the model's, with the defaults of its class filled in.
+        weights: not used: the cores hold padded shares, which follow from the config.
+        item_bytes: bytes of one number.
+
+    Raises:
+        PlanRejected: this number of cores cannot load the model.
+    """
+    del weights
+    found = cost(Numbers.of(config), Layout(plan.rows, plan.max_len, plan.tensor_parallel_size, item_bytes))
+    return Demand(found.weights, found.cache // (plan.rows * plan.max_len), working=0)
 
 
 def load(plan: Plan, options: Options, rank: Rank = Rank(), progress: Progress = silent) -> Device:  # noqa: B008
@@ -44,14 +76,13 @@ def load(plan: Plan, options: Options, rank: Rank = Rank(), progress: Progress =
     instance = stack.planned(options.instance, serve=True)
     from langchain_accel.devices.inferentia.export import prepare
 
-    return _open(prepare(plan, options, instance, progress), plan, progress)
+    return _open(prepare(plan, options, instance, progress), plan, options, progress)
 
 
-def _open(folder: Path, plan: Plan, progress: Progress) -> Device:
+def _open(folder: Path, plan: Plan, options: Options, progress: Progress) -> Device:
     """Load graphs and weights of an exported model."""
     from optimum.neuron import NeuronModelForCausalLM
 
-    from langchain_accel.devices.base import Spec
     from langchain_accel.devices.inferentia.device import NeuronRows
     from langchain_accel.devices.inferentia.export import ONE_AT_A_TIME
 
@@ -64,11 +95,4 @@ def _open(folder: Path, plan: Plan, progress: Progress) -> Device:
         msg = f"the Neuron runtime could not load {folder}: {type(error).__name__}: {error}"
         raise DeviceUnavailable(msg) from error
     progress(stage, 1, 1)
-    spec = Spec(
-        rows=plan.rows,
-        max_len=plan.max_len,
-        vocab_size=model.config.vocab_size,
-        prefill_shapes=((1, plan.max_len),),
-        decode_shapes=(plan.rows,),
-    )
-    return NeuronRows(model, spec)
+    return NeuronRows(model, spec(plan, options, model.config.vocab_size))

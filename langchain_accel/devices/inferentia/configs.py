@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from langchain_accel.devices import ropes
 from langchain_accel.errors import ModelRejected, PlanRejected
 
 FAMILIES = ("granite", "llama", "phi3", "qwen2", "qwen3", "smollm3")
@@ -39,27 +40,28 @@ def read_config(folder: Path, max_len: int) -> Any:
     except (OSError, ValueError, KeyError) as error:
         msg = f"config.json of {folder} cannot be used: {error}"
         raise ModelRejected(msg) from error
-    if config.model_type not in FAMILIES:
-        msg = f"model type {config.model_type!r} is not served on Inferentia; these are: {', '.join(FAMILIES)}"
-        raise ModelRejected(msg)
-    _adopt_new_ropes(config, written)
-    _refuse_ignored(config)
-    _refuse_longer(config, max_len)
+    if config.model_type in FAMILIES:
+        ropes.adopt(config, written)
+    refuse(config, max_len)
     return config
 
 
-def _adopt_new_ropes(config: Any, written: dict[str, Any]) -> None:
-    """Read `rope_parameters`, which transformers 5 writes and 4 ignores: 4 would take the default base instead."""
-    ropes = written.get("rope_parameters")
-    if not ropes or "rope_theta" in written:
-        return
-    if "rope_theta" not in ropes:
-        msg = f"the rope_parameters of this {config.model_type} differ between layers, which is not served: {ropes}"
+def refuse(config: Any, max_len: int) -> None:
+    """Refuse a model that this device does not serve.
+
+    Args:
+        config: transformers' config object.
+        max_len: columns of a row.
+
+    Raises:
+        ModelRejected: the model would answer wrongly.
+        PlanRejected: `max_len` is longer than the model reads.
+    """
+    if config.model_type not in FAMILIES:
+        msg = f"model type {config.model_type!r} is not served on Inferentia; these are: {', '.join(FAMILIES)}"
         raise ModelRejected(msg)
-    config.rope_theta = ropes["rope_theta"]
-    scaling = {name: value for name, value in ropes.items() if name != "rope_theta"}
-    config.rope_scaling = scaling if scaling.get("rope_type", "default") != "default" else None
-    config.rope_parameters = None
+    _refuse_ignored(config)
+    _refuse_longer(config, max_len)
 
 
 def _refuse_ignored(config: Any) -> None:

@@ -52,6 +52,8 @@ def install(model: Any, attention: RowAttention, rank: Rank = Rank()) -> None:  
     for layer in model.modules():
         if type(layer).__name__ == adapter.layer:
             column_bias = adapter.column_bias(layer, attention.arena.max_len, attention.arena.dtype, rank)
+            if column_bias is not None:
+                column_bias = column_bias.to(next(model.parameters()).device)  # a packed layer has no parameters
             layer.forward = partial(adapter.forward, layer, attention, column_bias)
 
 

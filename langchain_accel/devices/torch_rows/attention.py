@@ -112,12 +112,13 @@ def _bias(
     """
     key = (lane.offset, window, column_bias is not None)
     if key not in step.biases:
-        queries = torch.arange(lane.start, lane.end)[:, None]
-        columns = torch.arange(first, lane.end)[None, :]
+        place = step.tokens.device
+        queries = torch.arange(lane.start, lane.end, device=place)[:, None]
+        columns = torch.arange(first, lane.end, device=place)[None, :]
         hidden = columns > queries
         if window is not None:
             hidden |= columns <= queries - window
-        bias = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
+        bias = torch.zeros(hidden.shape, device=place).masked_fill_(hidden, -torch.inf)
         if column_bias is not None:
             bias = bias + column_bias[:, first : lane.end].unflatten(0, (kv_heads, -1))[:, :, None]
         step.biases[key] = bias

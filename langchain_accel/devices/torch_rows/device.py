@@ -15,6 +15,7 @@ from langchain_accel.devices.torch_rows import linears, selfcheck
 from langchain_accel.devices.torch_rows.adapters import install, whole_slopes
 from langchain_accel.devices.torch_rows.arena import Arena
 from langchain_accel.devices.torch_rows.attention import RowAttention
+from langchain_accel.devices.torch_rows.quantised import Int8Linear, check_covered
 from langchain_accel.devices.torch_rows.step import Step, pack
 
 
@@ -24,6 +25,7 @@ def open_device(
     spec: Spec,
     *,
     pack: linears.Pack | None,
+    int8: bool = False,
     progress: Progress,
     on_close: Callable[[], object],
     rank: Rank = Rank(),  # noqa: B008
@@ -35,6 +37,7 @@ def open_device(
         dtype: of the KV cache.
         spec: what to serve.
         pack: what each linear layer is replaced by; None to leave them.
+        int8: replace each linear layer by one with 8-bit weights instead, and hold the row step against that model.
         progress: told about packing and checking.
         on_close: called once when the device closes.
         rank: whose share `model` is; all ranks must call this, and then step, together.
@@ -44,9 +47,12 @@ def open_device(
     """
     model.config.pad_token_id = None  # or transformers looks for padding, and warns, at every step
     prompt = selfcheck.probe(spec.vocab_size, spec.max_len)
+    if int8:
+        linears.replace(model, Int8Linear, progress, tied=True)
+        check_covered(model)
     with whole_slopes(model, rank):
         expected = selfcheck.plain_logits(model, prompt)
-    if pack is not None:
+    if pack is not None and not int8:
         linears.replace(model, pack, progress)
     attention = RowAttention(Arena(spec.rows, spec.max_len, dtype))
     install(model, attention, rank)
@@ -80,12 +86,13 @@ class RowDevice:
         self.spec = spec
         self._model = model
         self._attention = attention
+        self._place = next(model.parameters()).device
         self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._on_close = on_close
 
     def prefill(self, tokens: IntArray, lengths: IntArray, starts: IntArray, rows: IntArray) -> Logits:
         """See `Device.prefill`."""
-        step = pack(tokens, lengths, starts, rows, self.spec.max_len)
+        step = pack(tokens, lengths, starts, rows, self.spec.max_len, self._place)
         return self._run(step, step.last)
 
     def decode(self, tokens: IntArray, positions: IntArray, rows: IntArray) -> Logits:
@@ -94,7 +101,7 @@ class RowDevice:
 
     def verify(self, tokens: IntArray, lengths: IntArray, starts: IntArray, rows: IntArray) -> Logits:
         """See `Device.verify`."""
-        step = pack(tokens, lengths, starts, rows, self.spec.max_len)
+        step = pack(tokens, lengths, starts, rows, self.spec.max_len, self._place)
         return self._run(step, None).reshape(*tokens.shape, -1)
 
     def copy_row(self, source: int, target: int, length: int) -> None:
@@ -122,5 +129,5 @@ class RowDevice:
             ).logits[0]
         if not self._keeps and wanted is not None:
             logits = logits[wanted]
-        numbers: Logits = logits.float().numpy()
+        numbers: Logits = logits.float().cpu().numpy()
         return numbers

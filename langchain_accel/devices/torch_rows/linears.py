@@ -42,11 +42,15 @@ def pack(linear: nn.Linear) -> nn.Module:
     return PackedLinear(linear)
 
 
-def replace(model: nn.Module, pack: Pack, progress: Progress) -> None:
+def replace(model: nn.Module, pack: Pack, progress: Progress, *, tied: bool = False) -> None:
     """Replace every linear layer of a model by its packed form, one at a time, so that no two copies pile up.
 
-    A weight that another module uses as well (a head tied to the embedding) stays as it is: its packed form would be
-    a second copy.
+    Args:
+        model: changed in place.
+        pack: makes the packed form of a layer.
+        progress: told about packing.
+        tied: also replace a layer whose weight another module uses as well (a head tied to the embedding): its packed
+            form is a second copy, which pays where it is much smaller.
     """
     users: dict[int, int] = {}
     for _, parameter in model.named_parameters(remove_duplicate=False):
@@ -55,7 +59,7 @@ def replace(model: nn.Module, pack: Pack, progress: Progress) -> None:
         (parent, name)
         for parent in model.modules()
         for name, child in parent.named_children()
-        if isinstance(child, nn.Linear) and users[id(child.weight)] == 1
+        if isinstance(child, nn.Linear) and (tied or users[id(child.weight)] == 1)
     ]
     for done, (parent, name) in enumerate(places):
         progress("packing weights", done, len(places))

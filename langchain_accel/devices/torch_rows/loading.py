@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
+from langchain_accel.devices import ropes
 from langchain_accel.errors import ModelRejected
 
 _LAYER_TYPES = frozenset({"full_attention", "sliding_attention", "attention", "chunked_attention"})
@@ -29,7 +31,10 @@ def read_config(folder: Path, *, trust_remote_code: bool) -> Any:
         msg = f"{folder} {what}; give the folder that holds config.json and the safetensors files"
         raise ModelRejected(msg)
     with _quiet(), _refusing(folder, "config.json cannot be used", trust_remote_code=trust_remote_code):
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    if int(transformers.__version__.split(".")[0]) < 5:  # noqa: PLR2004
+        ropes.adopt(config, json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    return config
 
 
 def refuse_unsupported(config: Any, max_len: int) -> None:
@@ -70,7 +75,7 @@ def load_model(folder: Path, config: Any, dtype: torch.dtype, *, trust_remote_co
         config: the model's, as read.
         dtype: of the weights.
         trust_remote_code: run Python code that comes with the folder.
-        extra: handed to `from_pretrained`.
+        extra: handed to `from_pretrained`; may name another `attn_implementation`.
 
     Raises:
         ModelRejected: the files are missing or broken, or do not hold every weight in the shape the config asks for.
@@ -86,10 +91,12 @@ def load_model(folder: Path, config: Any, dtype: torch.dtype, *, trust_remote_co
             use_safetensors=True,
             low_cpu_mem_usage=True,
             output_loading_info=True,
-            # What the self-check measures against: some versions drop the soft cap from their default attention.
-            attn_implementation="eager" if getattr(config, "attn_logit_softcapping", None) else None,
-            **{dtype_name: dtype},
-            **extra,
+            **{
+                # What the self-check measures against: some versions drop the soft cap from their default attention.
+                "attn_implementation": "eager" if getattr(config, "attn_logit_softcapping", None) else None,
+                dtype_name: dtype,
+                **extra,
+            },
         )
     # transformers fills these with random numbers and a warning; an answer from them would be noise.
     for kind in ("missing_keys", "mismatched_keys"):

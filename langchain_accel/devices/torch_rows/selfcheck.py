@@ -33,7 +33,8 @@ def plain_logits(model: Any, prompt: IntArray) -> Logits:
     """
     try:
         with torch.inference_mode():
-            logits: Logits = model(input_ids=torch.from_numpy(prompt)[None]).logits[0].float().numpy()
+            tokens = torch.from_numpy(prompt)[None].to(next(model.parameters()).device)
+            logits: Logits = model(input_ids=tokens).logits[0].float().cpu().numpy()
     except Exception as error:
         msg = f"{type(model).__name__} fails on {len(prompt)} tokens by itself: {type(error).__name__}: {error}"
         raise ModelRejected(msg) from error

@@ -68,7 +68,9 @@ class Step:
         return any(lane.length < self.width for lane in self.lanes)
 
 
-def pack(tokens: IntArray, lengths: IntArray, starts: IntArray, rows: IntArray, max_len: int) -> Step:
+def pack(
+    tokens: IntArray, lengths: IntArray, starts: IntArray, rows: IntArray, max_len: int, device: torch.device
+) -> Step:
     """Lay the lanes of a `[B, L]` call end to end.
 
     Args:
@@ -77,16 +79,17 @@ def pack(tokens: IntArray, lengths: IntArray, starts: IntArray, rows: IntArray, 
         starts: `[B]` first column per lane.
         rows: `[B]` row per lane.
         max_len: columns of a row.
+        device: where the step's tensors go.
     """
     batch, width = tokens.shape
     positions = np.minimum(starts[:, None] + np.arange(width), max_len - 1)
     offsets = np.arange(batch) * width
     return Step(
-        tokens=torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64).reshape(1, -1)),
-        positions=torch.from_numpy(positions.reshape(1, -1)),
-        last=torch.from_numpy(offsets + lengths - 1),
-        rows=torch.from_numpy(np.asarray(rows, dtype=np.int64)),
-        columns=torch.from_numpy(np.asarray(starts, dtype=np.int64)),
+        tokens=torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64).reshape(1, -1)).to(device),
+        positions=torch.from_numpy(positions.reshape(1, -1)).to(device),
+        last=torch.from_numpy(offsets + lengths - 1).to(device),
+        rows=torch.from_numpy(np.asarray(rows, dtype=np.int64)).to(device),
+        columns=torch.from_numpy(np.asarray(starts, dtype=np.int64)).to(device),
         width=width,
         lanes=tuple(
             Lane(int(row), int(start), int(length), int(offset))

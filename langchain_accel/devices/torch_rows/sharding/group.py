@@ -73,13 +73,15 @@ class Group:
             dist.destroy_process_group()
 
 
-def join(rank: Rank) -> Group:
+def join(rank: Rank, backend: str = "gloo", accelerator: str = "cpu") -> Group:
     """Meet the other ranks; returns when all are there.
 
     Where all ranks are on one machine, every socket is opened on the loopback interface.
 
     Args:
         rank: with `host:port` where rank 0 listens.
+        backend: torch's name of what sums tensors.
+        accelerator: DeepSpeed's name of where they are.
 
     Raises:
         PlanRejected: the address is none.
@@ -88,7 +90,7 @@ def join(rank: Rank) -> Group:
     if not host or not port.isdecimal():
         msg = f"ranks meet at host:port, got {rank.address!r}"
         raise PlanRejected(msg)
-    os.environ.update(environment(rank, host, port))
+    os.environ.update(environment(rank, host, port, accelerator))
     listening = _listen(host, int(port)) if rank.index == 0 else None
     store = dist.TCPStore(
         host,
@@ -99,11 +101,11 @@ def join(rank: Rank) -> Group:
         # torch by itself listens on every interface; it takes the socket over and closes it.
         master_listen_fd=None if listening is None else listening.detach(),
     )
-    dist.init_process_group("gloo", store=store, rank=rank.index, world_size=rank.size, timeout=_PATIENCE)
+    dist.init_process_group(backend, store=store, rank=rank.index, world_size=rank.size, timeout=_PATIENCE)
     return Group(rank)
 
 
-def environment(rank: Rank, host: str, port: str) -> dict[str, str]:
+def environment(rank: Rank, host: str, port: str, accelerator: str = "cpu") -> dict[str, str]:
     """Return the variables that gloo, DeepSpeed and transformers read in a rank."""
     variables = {
         "RANK": str(rank.index),
@@ -113,7 +115,7 @@ def environment(rank: Rank, host: str, port: str) -> dict[str, str]:
         "LOCAL_SIZE": str(rank.local_size),
         "MASTER_ADDR": host,
         "MASTER_PORT": port,
-        "DS_ACCELERATOR": "cpu",
+        "DS_ACCELERATOR": accelerator,
     }
     if rank.local_size == rank.size:
         variables["GLOO_SOCKET_IFNAME"] = _LOOPBACK
