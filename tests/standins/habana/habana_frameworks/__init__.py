@@ -1,0 +1,1 @@
+"""Stand-in of the vendor's package; see the folder above."""
