@@ -24,7 +24,7 @@ from langchain_accel.devices.inferentia.export import export
 from langchain_accel.runtime import registry
 from langchain_accel.runtime.engine import Engine
 from langchain_accel.runtime.request import SamplingParams
-from langchain_accel.runtime.stream import Completion
+from tests.hardware.answers import loss
 
 ROWS, LENGTH, ANSWER = 4, 128, 12
 PARAMS = SamplingParams(max_tokens=ANSWER, temperature=0.0, ignore_eos=True, logprobs=4)
@@ -124,18 +124,6 @@ class InferentiaLaws:
 
     def test_one_process_is_asked_for(self) -> None:
         assert inferentia.placement(Plan("inferentia", "x", tensor_parallel_size=self.cores), Options()).ranks == 1
-
-
-def loss(ours: Completion, theirs: tuple[int, ...]) -> float:
-    """Return by how much their token is less likely than ours where two greedy answers part; 0 if they never do.
-
-    In bfloat16 two tokens often have the very same logit, and which of them is the largest is anybody's choice.
-    """
-    assert len(ours.tokens) == len(theirs)
-    for entry, token in zip(ours.logprobs, theirs, strict=True):
-        if entry.token != token:
-            return float(entry.logprob - dict(entry.top).get(token, -np.inf))
-    return 0.0
 
 
 def _generated(model: Any, prompt: list[int]) -> tuple[int, ...]:
