@@ -144,7 +144,7 @@ def same_as_transformers(llm: AccelChatModel, folder: Path, prompt: str, tokens:
     messages = [{"role": "user", "content": prompt}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False)])
-    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    plain = AutoModelForCausalLM.from_pretrained(folder).float()
     with torch.inference_mode():
         theirs = plain.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens)
     expected = tokenizer.decode(theirs[0, ids.shape[1] :], skip_special_tokens=True)

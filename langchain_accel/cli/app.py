@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import typer
 
+from langchain_accel.cli.bench import bench
 from langchain_accel.cli.chat import chat
 from langchain_accel.cli.console import Command
 from langchain_accel.cli.doctor import doctor
+from langchain_accel.cli.export import export
 from langchain_accel.cli.generate import generate
+from langchain_accel.cli.plan import plan
 
 app = typer.Typer(
     name="langchain-accel",
@@ -20,6 +23,9 @@ app = typer.Typer(
 app.command(cls=Command)(generate)
 app.command(cls=Command)(chat)
 app.command(cls=Command)(doctor)
+app.command(cls=Command)(plan)
+app.command(cls=Command)(export)
+app.command(cls=Command)(bench)
 
 
 @app.callback()

@@ -59,7 +59,8 @@ def reported(*, as_json: bool = False) -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        _say("ValidationError", "; ".join(one["msg"] for one in error.errors()), as_json=as_json)
+        what = [": ".join(filter(None, (".".join(map(str, one["loc"])), one["msg"]))) for one in error.errors()]
+        _say("ValidationError", "; ".join(what), as_json=as_json)
         raise typer.Exit(MISUSED) from error
     except (AccelError, OSError) as error:
         _say(type(error).__name__, str(error), as_json=as_json)

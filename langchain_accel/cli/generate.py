@@ -27,12 +27,16 @@ def generate(
     ] = None,
     file: Annotated[Path | None, typer.Option(help="Text file with a prompt per line.", rich_help_panel=INPUT)] = None,
     dataset: Annotated[
-        Path | None,
-        typer.Option(help="jsonl, csv or parquet file; needs --out; can be resumed.", rich_help_panel=INPUT),
+        str | None,
+        typer.Option(
+            help="jsonl, csv or parquet file, or the hub id of a dataset; needs --out; can be resumed.",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
     column: Annotated[
         str, typer.Option(help="Column of the dataset with the prompts.", rich_help_panel=INPUT)
     ] = "text",
+    split: Annotated[str, typer.Option(help="Split of a hub id.", rich_help_panel=INPUT)] = "train",
     out: Annotated[
         Path | None, typer.Option(help="jsonl file for the results of --dataset.", rich_help_panel=options.OUTPUT)
     ] = None,
@@ -53,6 +57,8 @@ def generate(
     max_len: options.MaxLen = 2048,
     dtype: options.Dtype = "auto",
     tensor_parallel_size: options.Ranks = 1,
+    replicas: options.Replicas = 1,
+    device_option: options.DeviceOption = None,
     trust_remote_code: options.TrustRemoteCode = False,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
@@ -84,6 +90,8 @@ def generate(
             max_len=max_len,
             dtype=dtype,
             tensor_parallel_size=tensor_parallel_size,
+            replicas=replicas,
+            options=options.settings(device_option),
             trust_remote_code=trust_remote_code,
             max_tokens=max_new_tokens,
             temperature=temperature,
@@ -99,7 +107,7 @@ def generate(
         )
         with closing(models.load(llm, bar())) as loaded:
             if dataset is not None and out is not None:
-                what = long_run.Input(dataset, column, max_input_tokens, truncate)
+                what = long_run.Input(dataset, column, max_input_tokens, truncate, split)
                 _dataset(loaded, what, out, as_json=as_json)
             else:
                 prompts = generation.prepared(loaded, texts, max_input_tokens, truncate=truncate)
@@ -109,7 +117,7 @@ def generate(
 def _refuse_what_does_not_go_together(
     prompt: list[str] | None,
     file: Path | None,
-    dataset: Path | None,
+    dataset: str | None,
     out: Path | None,
     max_input_tokens: int | None,
     *,

@@ -81,7 +81,8 @@ class Timing:
         """Return the figures; times are in seconds.
 
         `first_token_p50` and `p95` run from a prompt's submission to its first token, the wait for a row included.
-        `tokens_per_second` is of all answers together; where there were several laps, it is given for each.
+        `rows` are those of all replicas. `tokens_per_second` is of all answers together; where there were several
+        laps, it is given for each.
         """
         stats = self._loaded.lease.engine.stats()
         seconds, tokens = sum(lap for lap, _ in self._laps), sum(count for _, count in self._laps)
@@ -92,6 +93,7 @@ class Timing:
             "first_token_p95_seconds": stats.first_token_p95,
             "generate_seconds": seconds,
             "output_tokens": tokens,
+            "rows": stats.rows,
             "reused_prompt_tokens": stats.reused_tokens,
             "tokens_per_second": tokens / max(seconds, 1e-9),
         }

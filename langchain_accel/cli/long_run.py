@@ -31,16 +31,18 @@ class Input:
     """What to answer.
 
     Attributes:
-        file: a jsonl, csv or parquet file.
+        source: a jsonl, csv or parquet file, or what the package `datasets` reads: a hub id, or a folder.
         column: the column that holds the prompts.
         max_input_tokens: longest prompt in tokens; None: what the model's window holds.
         truncate: keep the first `max_input_tokens` of a longer prompt instead of refusing it.
+        split: of what `datasets` reads.
     """
 
-    file: Path
+    source: str | Path
     column: str
     max_input_tokens: int | None = None
     truncate: bool = False
+    split: str = "train"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Outcome:
 
 
 def answer(loaded: Loaded, what: Input, out: Path, told: Told | None = None) -> Outcome:
-    """Answer every prompt of a file and write the results, in order, to a jsonl file.
+    """Answer every prompt of a dataset and write the results, in order, to a jsonl file.
 
     The input is read twice: once to refuse, before anything runs, a record without text or a prompt that is too long;
     once to answer. Neither prompts nor answers gather in memory. Killed at any moment, the same call goes on where it
@@ -114,7 +116,7 @@ def _untold(done: int, total: int) -> None:
 
 
 def _prompts(loaded: Loaded, what: Input, limit: int) -> Iterator[Prompt]:
-    texts = dataset.column(what.file, what.column)
+    texts = dataset.column(what.source, what.column, what.split)
     return completion.tokenized(loaded, texts, cut_to=limit if what.truncate else None)
 
 
@@ -141,7 +143,7 @@ def _survey(loaded: Loaded, what: Input, limit: int) -> tuple[str, int]:
 
 
 def _asked(loaded: Loaded, what: Input, digest: str, total: int) -> dict[str, Any]:
-    """Return everything that decides what the results are. `rows` does not: answers do not depend on the batch."""
+    """Return everything that decides what the results are: not `rows` or `replicas`, answers follow from no batch."""
     model, sampling = loaded.model, loaded.sampling
     return {
         "prompts": total,
@@ -151,6 +153,7 @@ def _asked(loaded: Loaded, what: Input, digest: str, total: int) -> dict[str, An
         "model_files": _fingerprint(loaded.lease.checkpoint.folder),
         "dtype": model.dtype,
         "tensor_parallel_size": model.tensor_parallel_size,
+        "device_options": repr(getattr(model, "options", None)),
         "max_len": model.max_len,
         "max_input_tokens": what.max_input_tokens,
         "truncate": what.truncate,

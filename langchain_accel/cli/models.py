@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from time import perf_counter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
+from pydantic import Field
+
+from langchain_accel._settings import AccelSettings
 from langchain_accel.chat_models import AccelChatModel, ChatAscend, ChatGaudi, ChatInferentia, ChatXeon
 from langchain_accel.devices.base import Progress, silent
-from langchain_accel.errors import DeviceUnavailable
+from langchain_accel.devices.reference import Options as ReferenceOptions
+from langchain_accel.errors import DeviceUnavailable, InvalidRequest
 from langchain_accel.llms import AccelLLM, AscendLLM, GaudiLLM, InferentiaLLM, XeonLLM
 from langchain_accel.runtime import registry
 from langchain_accel.runtime.request import SamplingParams
@@ -20,12 +24,18 @@ class ChatReference(AccelChatModel):
 
     device: ClassVar[str] = "reference"
 
+    options: ReferenceOptions = Field(default_factory=ReferenceOptions)
+
 
 class ReferenceLLM(AccelLLM):
     """Text completion on the reference device: slow numpy, float64, any machine. For checks, not for service."""
 
     device: ClassVar[str] = "reference"
 
+    options: ReferenceOptions = Field(default_factory=ReferenceOptions)
+
+
+Made = TypeVar("Made", bound=AccelSettings)
 
 LLMS: dict[str, type[AccelLLM]] = {
     cls.device: cls for cls in (XeonLLM, GaudiLLM, InferentiaLLM, AscendLLM, ReferenceLLM)
@@ -38,28 +48,34 @@ CHATS: dict[str, type[AccelChatModel]] = {
 def llm(device: str, **fields: Any) -> AccelLLM:
     """Return the text completion model of a device; nothing is loaded. Fields that are None keep their default.
 
+    Args:
+        device: its name.
+        **fields: the model's fields; `options` may be a mapping from names to values, which may be strings.
+
     Raises:
         DeviceUnavailable: there is no such device in this release.
+        InvalidRequest: the device has no option of a name.
         ValueError: a field is unknown or out of range.
     """
-    _known(LLMS, device)
-    return LLMS[device](**_given(fields))
+    return _made(LLMS, device, fields)
 
 
 def chat(device: str, **fields: Any) -> AccelChatModel:
     """Return the chat model of a device; otherwise as `llm`."""
-    _known(CHATS, device)
-    return CHATS[device](**_given(fields))
+    return _made(CHATS, device, fields)
 
 
-def _known(classes: Mapping[str, Any], device: str) -> None:
+def _made(classes: Mapping[str, type[Made]], device: str, given: Mapping[str, Any]) -> Made:
     if device not in classes:
         msg = f"no device is called {device!r}; choose one of {', '.join(classes)}"
         raise DeviceUnavailable(msg)
-
-
-def _given(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
+    cls = classes[device]
+    if isinstance(options := given.get("options"), Mapping):
+        known = [field.name for field in fields(cls.model_fields["options"].annotation)]  # type: ignore[arg-type]
+        if unknown := [name for name in options if name not in known]:
+            msg = f"the {device} device has no option {', '.join(unknown)}; its options are {', '.join(known)}"
+            raise InvalidRequest(msg)
+    return cls(**{name: value for name, value in given.items() if value is not None})
 
 
 @dataclass(frozen=True, slots=True)

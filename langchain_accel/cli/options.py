@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import Annotated
 
@@ -40,6 +41,15 @@ TrustRemoteCode = Annotated[
     bool,
     typer.Option("--trust-remote-code", help="Run Python code that comes with the model.", rich_help_panel=LOADING),
 ]
+Replicas = Annotated[
+    int, typer.Option(min=1, help="Whole copies of the model, each with its own rows.", rich_help_panel=LOADING)
+]
+DeviceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--device-option", help="NAME=VALUE, the device's own setting; may be repeated.", rich_help_panel=LOADING
+    ),
+]
 
 Temperature = Annotated[float | None, typer.Option(help="0 is greedy.", rich_help_panel=SAMPLING)]
 TopK = Annotated[int | None, typer.Option(help="Sample from the k most probable tokens.", rich_help_panel=SAMPLING)]
@@ -66,3 +76,19 @@ IgnoreEos = Annotated[
     bool, typer.Option("--ignore-eos", help="Go on past end-of-sequence tokens.", rich_help_panel=SAMPLING)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON for machines.", rich_help_panel=OUTPUT)]
+
+
+def settings(words: Sequence[str] | None) -> dict[str, str] | None:
+    """Return what `--device-option NAME=VALUE` words say; None where there are none.
+
+    Raises:
+        typer.BadParameter: a word is not of that form, or a name is given twice.
+    """
+    found: dict[str, str] = {}
+    for word in words or ():
+        name, equals, value = word.partition("=")
+        if not (name and equals) or name in found:
+            msg = f"--device-option {word}: write NAME=VALUE, each name once"
+            raise typer.BadParameter(msg)
+        found[name] = value
+    return found or None

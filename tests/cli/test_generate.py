@@ -71,6 +71,35 @@ def test_sampling_options_reach_the_model(shell, tiny: Path) -> None:
     assert [result["text"] for result in json.loads(done.stdout)["results"]] == by_hand
 
 
+def test_device_options_reach_the_device(shell, tiny: Path) -> None:
+    """Mutant seen to fail: options not handed on."""
+    answer = ["generate", "-p", "The sea", "-p", "The sea and", "--max-new-tokens", "3", "--json"]
+    reused = [
+        json.loads(shell(*answer, "--iterations", "2", *options).stdout)["timing"]["reused_prompt_tokens"]
+        for options in ([], ["--device-option", "resumes=false", "--device-option", "copies=false"])
+    ]
+    assert reused[0] > reused[1] == 0
+    done = shell("generate", "-p", "a", "--device-option", "speed=9", "--json")
+    assert "no option speed; its options are prefill_shapes" in json.loads(done.stdout)["error"]["message"]
+    done = shell("generate", "-p", "a", "--device-option", "drafts=many", "--json")
+    assert done.exit_code == 2
+    assert "options.drafts: Input should be a valid integer" in json.loads(done.stdout)["error"]["message"]
+    for words in (["threads"], ["drafts=1", "drafts=2"]):
+        done = shell("generate", "-p", "a", *[word for each in words for word in ("--device-option", each)])
+        assert done.exit_code == 2
+
+
+def test_replicas_answer_alike(shell, tiny: Path) -> None:
+    """Two processes with the model. Mutant seen to fail: replicas not handed on."""
+    prompts = ["The sea", "One two three", "A fox"]
+    words = [word for prompt in prompts for word in ("-p", prompt)]
+    done = shell("generate", *words, "--max-new-tokens", "9", "--replicas", "2", "--rows", "1", "--json")
+    assert done.exit_code == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert [result["text"] for result in said["results"]] == expected(tiny, prompts, max_tokens=9)
+    assert said["timing"]["rows"] == 2
+
+
 def test_a_prompt_over_the_limit_is_refused_with_its_length(shell) -> None:
     """Mutant seen to fail: the limit not checked."""
     done = shell("generate", "-p", "fox", "-p", "The sea and the stars", "--max-input-tokens", "4", "--json")

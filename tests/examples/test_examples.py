@@ -70,7 +70,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def test_every_example_is_run_and_listed() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py")} - {"tiny_model"}
-    assert names == {*COMMANDS, "rag_qa"}
+    assert names == {*COMMANDS, "rag_qa", "service"}
     listed = re.findall(r"`python examples/(\w+)\.py", (EXAMPLES / "README.md").read_text(encoding="utf-8"))
     assert sorted(listed) == sorted(names)
 
