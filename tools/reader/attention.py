@@ -43,10 +43,11 @@ def attend(
     attention_mask: Tensor | None,  # noqa: ARG001
     scaling: float,
     *,
-    groups: list[Layout],
+    groups: list[Layout] | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """Attention of `[1, H, T, D]` heads over groups that follow one another; returns `[1, T, H, D]`."""
+    """Attention of `[1, H, T, D]` heads over groups that follow one another, or one conversation; `[1, T, H, D]`."""
+    groups = groups or [Layout(0, (query.shape[2],))]
     sizes = [len(group) for group in groups]
     parts = zip(groups, *(heads.split(sizes, dim=2) for heads in (query, key, value)), strict=True)
     attended = [piece for group, *heads in parts for piece in _group(group, *heads, scaling)]

@@ -40,16 +40,16 @@ class Mixture:
         if kind < 0.5:
             return self.reading.conversations(self._size(progress), 8)
         if kind < 0.8:
-            most = 1 if progress < 0.1 else 2 if progress < 0.3 else 3
-            return self.tools.conversations(4, tools=most, arguments=min(most, 2) if progress < 0.3 else 3)
+            most = 1 if progress < 0.05 else 2 if progress < 0.15 else 3
+            return self.tools.conversations(4, tools=most, arguments=min(most, 2) if progress < 0.15 else 3)
         return [self.tools.extraction() for _ in range(4)]
 
     def _size(self, progress: float) -> Size:
-        if progress < 0.06:
+        if progress < 0.03:
             return Size((1, 1), (2, 5), (1, 2))
-        if progress < 0.25:
+        if progress < 0.1:
             return Size((1, 2), (2, 6), (1, 2))
-        if progress < 0.5:
+        if progress < 0.3:
             return Size((1, 4), (2, 6), (1, 2))
         return Size((1, 4), (2, 6), (1, 2)) if self.rng.random() < 0.6 else Size((3, 6), (3, 8), (1, 3))
 

@@ -45,6 +45,65 @@ _FRAMES = (
 )
 _POLITE = ("Please tell me: ", "Hi! ", "One more thing. ", "And ", "Thanks. ", "I wonder, ")
 _COMMON = frozenset(COMMON)
+_LABELS = (
+    "Passages",
+    "Context",
+    "Text",
+    "Documents",
+    "Notes",
+    "Information",
+    "Excerpts",
+    "Sources",
+    "Pages",
+    "Facts",
+    "Article",
+    "Background",
+    "Material",
+    "Handbook",
+    "Snippets",
+    "Knowledge",
+    "Records",
+    "Reference",
+    "Search results",
+    "Manual",
+)
+_ASKING = (
+    "Question",
+    "Q",
+    "Query",
+    "Request",
+    "Customer",
+    "Asked",
+    "Problem",
+    "Please answer",
+    "Task",
+    "They ask",
+    "Now",
+)
+_OPENINGS = (
+    "{one}:\n{{context}}",
+    "{one}: {{context}}",
+    "### {one}\n{{context}}",
+    "[{one}]\n{{context}}",
+    "# {one}\n\n{{context}}",
+    "<{tag}>\n{{context}}\n</{tag}>",
+    "{{context}}",
+    "Read the {tag} first.\n\n{{context}}",
+    "{one}\n\n{{context}}",
+    "{one}:\n\n{{context}}\n\nEnd of {tag}.",
+    "---\n{{context}}\n---",
+)
+_ENDINGS = (
+    "{two}: {{question}}",
+    "{two}:\n{{question}}",
+    "### {two}\n{{question}}",
+    "{{question}}",
+    "<{tag2}>{{question}}</{tag2}>",
+    "{two}: {{question}}\nAnswer:",
+    "{two}: {{question}}\n\nAnswer:",
+    "[{two}] {{question}}",
+    "{{question}} ({two})",
+)
 _EVALUATION_PROMPTS = (
     "Here is what we know:\n{context}\n\nAnswer this: {question}",
     "<documents>\n{context}\n</documents>\n\nUser question: {question}",
@@ -94,12 +153,12 @@ class Reading:
         self.evaluation = evaluation
         self.facts = Facts(rng, evaluation=evaluation)
 
-    def conversation(self, size: Size, *, unanswerable: float = 0.2, distractors: int = 0) -> Conversation:
+    def conversation(self, size: Size, *, unanswerable: float = 0.16, distractors: int = 0) -> Conversation:
         """A document and questions about it; see `conversations`."""
         return self.conversations(size, 1, unanswerable=unanswerable, distractors=distractors)[0]
 
     def conversations(
-        self, size: Size, most: int, *, unanswerable: float = 0.2, distractors: int = 0
+        self, size: Size, most: int, *, unanswerable: float = 0.16, distractors: int = 0
     ) -> list[Conversation]:
         """Conversations about one document, none of which asks what another one asks.
 
@@ -116,7 +175,7 @@ class Reading:
             self.rng.shuffle(passages)
         text = self._layout(passages)
         system = self.rng.choice(_SYSTEMS).format(e=self.facts.words.name())
-        prompt = self.rng.choice(_EVALUATION_PROMPTS if self.evaluation else _PROMPTS)
+        prompt = self._prompt()
         left = self.rng.sample(known, len(known))
         made: list[Conversation] = []
         while left and len(made) < most:
@@ -130,6 +189,21 @@ class Reading:
             made.append(self._chat(system, prompt, text, asked))
             left = left[count:]
         return made
+
+    def _prompt(self) -> str:
+        """How text and question are put to the reader: as people often do, or with labels of any words."""
+        if self.evaluation:
+            return self.rng.choice(_EVALUATION_PROMPTS)
+        if self.rng.random() < 0.4:
+            return self.rng.choice(_PROMPTS)
+        one, two = (
+            self.rng.choice(known) if self.rng.random() < 0.6 else capital(self.facts.words.thing())
+            for known in (_LABELS, _ASKING)
+        )
+        labels = {"one": one, "two": two, "tag": one.lower().replace(" ", "_"), "tag2": two.lower().replace(" ", "_")}
+        frame = self.rng.choice(_OPENINGS) + self.rng.choice(("\n\n", "\n\n", "\n")) + self.rng.choice(_ENDINGS)
+        prompt = frame.format(**labels)
+        return self._prompt() if prompt in _EVALUATION_PROMPTS else prompt
 
     def _passage(self, size: Size) -> tuple[str, list[Fact | str]]:
         """A title and sentences; facts of one passage like to share what they speak of."""

@@ -150,12 +150,12 @@ def _unit(vectors: Tensor) -> Tensor:
 
 
 def _words(tokens: list[str], random: torch.Generator) -> Tensor:
-    """A direction for each token; a word with and without its leading space share most of it."""
+    """A direction for each token; a word with and without its leading space share some of it."""
     shared: dict[str, Tensor] = {}
     for token in tokens:
         shared.setdefault(token.strip(" "), torch.randn(PARTS["word"], generator=random))
     own = torch.randn(len(tokens), PARTS["word"], generator=random)
-    return _unit(0.85 * torch.stack([shared[token.strip(" ")] for token in tokens]) + 0.5 * own)
+    return _unit(0.6 * torch.stack([shared[token.strip(" ")] for token in tokens]) + 0.8 * own)
 
 
 def _ends_sentence(token: str) -> bool:

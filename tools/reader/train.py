@@ -176,7 +176,7 @@ def main() -> None:
     """Train until the tokens are spent."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for the checkpoint and the finished model")
-    parser.add_argument("--tokens", type=float, default=7.5e6, help="tokens to train on, prompts included")
+    parser.add_argument("--tokens", type=float, default=20e6, help="tokens to train on, prompts included")
     parser.add_argument("--start", type=Path, help="go on from a finished model (default: from the written circuits)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -42,6 +42,8 @@ _CODAS = _LISTS["codas"]
 _ENDINGS = _LISTS["endings"]
 _ACCENTED = str.maketrans({"a": "á", "e": "é", "o": "ö", "u": "ü", "n": "ñ", "s": "š"})
 
+_WORDS = [word for word in (*NOUNS, *ADJECTIVES, *VERBS) if len(word) > 2 and word.isalpha()]
+
 EVALUATION_SHARE = 10  # one word in ten
 
 
@@ -67,15 +69,18 @@ class Words:
 
     def noun(self) -> str:
         """A common noun; now and then an invented one."""
-        return self.invented().lower() if self.rng.random() < 0.1 else self.rng.choice(self._nouns)
+        shape = self.rng.random()
+        if shape < 0.1:
+            return self.invented().lower()
+        return self.blend() if shape < 0.35 else self.rng.choice(self._nouns)
 
     def adjective(self) -> str:
-        """An adjective."""
-        return self.rng.choice(self._adjectives)
+        """An adjective; now and then one that nobody has heard of."""
+        return self.blend() if self.rng.random() < 0.2 else self.rng.choice(self._adjectives)
 
     def verb(self) -> str:
-        """The infinitive of a verb."""
-        return self.rng.choice(self._verbs)
+        """The infinitive of a verb, likewise."""
+        return self.blend() if self.rng.random() < 0.15 else self.rng.choice(self._verbs)
 
     def thing(self) -> str:
         """A noun phrase of one to three words, without an article."""
@@ -86,8 +91,18 @@ class Words:
             return f"{self.noun()} {self.noun()}"
         return f"{self.adjective()} {self.noun()}"
 
+    def blend(self) -> str:
+        """The beginning of one word and the end of another: any run of letters may have to be copied."""
+        while True:
+            first, second = self.rng.choice(_WORDS), self.rng.choice(_WORDS)
+            word = first[: self.rng.randint(2, len(first))] + second[self.rng.randint(0, len(second) - 2) :]
+            if 4 <= len(word) <= 13 and self._mine(word):
+                return word
+
     def invented(self) -> str:
         """A capitalised word that is in no dictionary."""
+        if self.rng.random() < 0.3:
+            return self.blend().capitalize()
         while True:
             count = self.rng.choice((1, 2, 2, 2, 3))
             word = "".join(
