@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test neuron lint format types imports bench docs check clean
+.PHONY: setup demo test neuron ascend gaudi lint format types imports bench docs check clean
 
 setup: $(READY)
 
@@ -23,6 +23,14 @@ test: $(READY)
 # The Inferentia tests, in a virtual environment of their own.
 neuron:
 	PYTHON=$(PYTHON) .ci/neuron
+
+# The Ascend tests, likewise.
+ascend:
+	PYTHON=$(PYTHON) .ci/ascend
+
+# The Gaudi tests, likewise.
+gaudi:
+	PYTHON=$(PYTHON) .ci/gaudi
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -45,7 +53,7 @@ bench: $(READY)
 docs: $(READY)
 	$(BIN)/python -m pytest -q tests/docs
 
-check: test neuron lint types imports
+check: test neuron ascend gaudi lint types imports
 
 clean:
 	rm -rf $(VENV) build dist

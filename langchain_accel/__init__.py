@@ -13,6 +13,8 @@ from langchain_accel._version import __version__
 if TYPE_CHECKING:
     from langchain_accel._register import register
     from langchain_accel.chat_models import AccelChatModel, ChatAscend, ChatGaudi, ChatInferentia, ChatXeon
+    from langchain_accel.devices.ascend import Options as AscendOptions
+    from langchain_accel.devices.gaudi import Options as GaudiOptions
     from langchain_accel.devices.inferentia import Options as InferentiaOptions
     from langchain_accel.devices.xeon import Options as XeonOptions
     from langchain_accel.errors import AccelError, PromptTooLong
@@ -29,6 +31,8 @@ _HOMES = {
     "GaudiLLM": ("llms", "GaudiLLM"),
     "InferentiaLLM": ("llms", "InferentiaLLM"),
     "AscendLLM": ("llms", "AscendLLM"),
+    "AscendOptions": ("devices.ascend", "Options"),
+    "GaudiOptions": ("devices.gaudi", "Options"),
     "InferentiaOptions": ("devices.inferentia", "Options"),
     "XeonOptions": ("devices.xeon", "Options"),
     "AccelError": ("errors", "AccelError"),
@@ -41,11 +45,13 @@ __all__ = [
     "AccelError",
     "AccelLLM",
     "AscendLLM",
+    "AscendOptions",
     "ChatAscend",
     "ChatGaudi",
     "ChatInferentia",
     "ChatXeon",
     "GaudiLLM",
+    "GaudiOptions",
     "InferentiaLLM",
     "InferentiaOptions",
     "PromptTooLong",

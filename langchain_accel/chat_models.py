@@ -7,6 +7,8 @@ from typing import ClassVar
 from pydantic import Field
 
 from langchain_accel._chat_model import AccelChatModel
+from langchain_accel.devices.ascend import Options as AscendOptions
+from langchain_accel.devices.gaudi import Options as GaudiOptions
 from langchain_accel.devices.inferentia import Options as InferentiaOptions
 from langchain_accel.devices.xeon import Options as XeonOptions
 
@@ -32,9 +34,12 @@ class ChatXeon(AccelChatModel):
 
 
 class ChatGaudi(AccelChatModel):
-    """Chat model on Intel Gaudi. Not in this release: making one raises `DeviceUnavailable`."""
+    """Chat model on Intel Gaudi, through optimum-habana or stock transformers; see docs/gaudi.md."""
 
     device: ClassVar[str] = "gaudi"
+
+    options: GaudiOptions = Field(default_factory=GaudiOptions)
+    """Stack, mode, interpreter, prefill lengths and older words; see `GaudiOptions`."""
 
 
 class ChatInferentia(AccelChatModel):
@@ -47,6 +52,9 @@ class ChatInferentia(AccelChatModel):
 
 
 class ChatAscend(AccelChatModel):
-    """Chat model on Huawei Ascend. Not in this release: making one raises `DeviceUnavailable`."""
+    """Chat model on Huawei Ascend, with mindformers on MindSpore in a process of its own; see docs/ascend.md."""
 
     device: ClassVar[str] = "ascend"
+
+    options: AscendOptions = Field(default_factory=AscendOptions)
+    """Target, NPU, interpreter, cache of compiled graphs and older words; see `AscendOptions`."""

@@ -13,8 +13,11 @@ from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import Field
 
-from langchain_accel._settings import AccelSettings, side_by_side, single, translated
+from langchain_accel._calls import side_by_side, single, translated
+from langchain_accel._settings import AccelSettings
 from langchain_accel._structured import CONSTRAINTS, explicit_grammar
+from langchain_accel.devices.ascend import Options as AscendOptions
+from langchain_accel.devices.gaudi import Options as GaudiOptions
 from langchain_accel.devices.inferentia import Options as InferentiaOptions
 from langchain_accel.devices.xeon import Options as XeonOptions
 from langchain_accel.runtime.batch import Job, acomplete, complete
@@ -213,9 +216,12 @@ class XeonLLM(AccelLLM):
 
 
 class GaudiLLM(AccelLLM):
-    """Text completion on Intel Gaudi. Not in this release: making one raises `DeviceUnavailable`."""
+    """Text completion on Intel Gaudi, through optimum-habana or stock transformers; see docs/gaudi.md."""
 
     device: ClassVar[str] = "gaudi"
+
+    options: GaudiOptions = Field(default_factory=GaudiOptions)
+    """Stack, mode, interpreter, prefill lengths and older words; see `GaudiOptions`."""
 
 
 class InferentiaLLM(AccelLLM):
@@ -228,9 +234,12 @@ class InferentiaLLM(AccelLLM):
 
 
 class AscendLLM(AccelLLM):
-    """Text completion on Huawei Ascend. Not in this release: making one raises `DeviceUnavailable`."""
+    """Text completion on Huawei Ascend, with mindformers on MindSpore in a process of its own; see docs/ascend.md."""
 
     device: ClassVar[str] = "ascend"
+
+    options: AscendOptions = Field(default_factory=AscendOptions)
+    """Target, NPU, interpreter, cache of compiled graphs and older words; see `AscendOptions`."""
 
 
 @contextmanager
