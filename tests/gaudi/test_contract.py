@@ -13,8 +13,10 @@ from transformers import AutoModelForCausalLM
 
 from langchain_accel.devices.base import Device
 from tests.contract.device_contract import DeviceContract
-from tests.gaudi.helpers import loaded, plan
+from tests.gaudi.helpers import loaded, needs_optimum, plan
 from tests.tiny_models import make
+
+pytestmark = needs_optimum
 
 
 class GaudiContract(DeviceContract):

@@ -16,9 +16,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from langchain_accel.devices.gaudi.verified import VERIFIED
-from tests.gaudi.helpers import PYTHON, ROOT, greedy
+from tests.gaudi.helpers import PYTHON, ROOT, greedy, needs_optimum
 from tests.standins import habana
 from tests.tiny_models import ARCHITECTURES, VOCABULARY, make
+
+pytestmark = needs_optimum
 
 LENGTH = 64
 MODELS: dict[str, dict[str, Any]] = {
