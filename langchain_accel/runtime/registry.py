@@ -42,10 +42,17 @@ def find(device: str) -> str:
 
 @dataclass(eq=False)
 class _Entry:
-    """One plan's engine. The lock is held while it loads, so that a plan is loaded once and plans load side by side."""
+    """One plan's engine. The lock is held while it loads, so that a plan is loaded once and plans load side by side.
+
+    Attributes:
+        users: callers of `shared` that are in it, and leases.
+        leases: of those, leases on `engine`; one on an engine that was lost, which an error's traceback may keep for
+            long, does not count.
+    """
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     users: int = 0
+    leases: int = 0
     engine: Door | None = None
     checkpoint: Checkpoint | None = None
 
@@ -63,9 +70,10 @@ class Lease:
         assert entry.checkpoint is not None
         self.engine: Door = entry.engine
         self.checkpoint: Checkpoint = entry.checkpoint
-        self._release = weakref.finalize(self, partial(_release, plan, entry, wait=False))
+        entry.leases += 1
+        self._release = weakref.finalize(self, partial(_release, plan, entry, entry.engine, wait=False))
         self._release.atexit = False  # at interpreter exit the engine closes itself
-        self._close = partial(_release, plan, entry, wait=True)
+        self._close = partial(_release, plan, entry, entry.engine, wait=True)
 
     def close(self) -> None:
         """Let go of the engine; waits for its end if this was the last lease. Idempotent."""
@@ -103,12 +111,16 @@ def shared(plan: Plan, progress: Progress = silent) -> Lease:
     try:
         with entry.lock:
             if entry.engine is None or entry.engine.closed:
-                _retire(plan, entry, wait=True)  # a lost engine may be releasing the device still
+                with _entries_lock:
+                    entry.users, entry.leases = entry.users - entry.leases, 0
+                    lost, entry.engine = entry.engine, None
+                _retire(plan, lost, wait=True)  # it may be releasing the device still
                 entry.checkpoint = open_checkpoint(Path(plan.model), trust_remote_code=plan.trust_remote_code)
                 entry.engine = _engine(module, plan, entry.checkpoint, progress)
-            return Lease(plan, entry)
+            with _entries_lock:
+                return Lease(plan, entry)
     except BaseException:
-        _release(plan, entry, wait=True)
+        _release(plan, entry, None, wait=True)
         raise
 
 
@@ -159,19 +171,24 @@ def _load(module: str, plan: Plan, replica: int, progress: Progress) -> Device:
     return loaded
 
 
-def _release(plan: Plan, entry: _Entry, *, wait: bool) -> None:
+def _release(plan: Plan, entry: _Entry, leased: Door | None, *, wait: bool) -> None:
+    """Let go of an entry: a lease on `leased`, or a caller that got none."""
     with _entries_lock:
+        if leased is not None:
+            if leased is not entry.engine:
+                return  # it was lost, and its leases count no longer
+            entry.leases -= 1
         entry.users -= 1
         if entry.users:
             return
         if _entries.get(plan) is entry:
             del _entries[plan]
-    _retire(plan, entry, wait=wait)
+        engine, entry.engine = entry.engine, None
+    _retire(plan, engine, wait=wait)
 
 
-def _retire(plan: Plan, entry: _Entry, *, wait: bool) -> None:
-    """Close an entry's engine, if it has one, and remember whether its device was lost."""
-    engine, entry.engine = entry.engine, None
+def _retire(plan: Plan, engine: Door | None, *, wait: bool) -> None:
+    """Close an engine, if there is one, and remember whether its device was lost."""
     if engine is None:
         return
     engine.close(wait=wait)

@@ -280,6 +280,25 @@ def test_an_engine_that_was_lost_is_loaded_again_after_its_device_is_released(lo
     assert loads.closed == [1, 1]
 
 
+def test_a_lease_on_a_lost_engine_does_not_keep_the_next_one(loads: Loads, plan: Plan) -> None:
+    """An error's traceback may hold it for long. Mutant seen to fail: leases counted whatever their engine."""
+    old = registry.shared(plan)
+    loads.devices[0].fail_once(DeviceLost("unplugged"), "prefill")  # type: ignore[attr-defined]
+    with pytest.raises(DeviceLost):
+        old.engine.submit([1, 2], FEW).result()
+    eventually(lambda: old.closed)
+    new, other = registry.shared(plan), registry.shared(plan)
+    new.close()
+    assert loads.closed == [1, 0]
+    other.close()
+    assert loads.closed == [1, 1]
+    last = registry.shared(plan)
+    old.close()
+    assert not last.closed
+    last.close()
+    assert loads.closed == [1, 1, 1]
+
+
 def test_progress_and_options_reach_the_device(monkeypatch: pytest.MonkeyPatch, loads: Loads, plan: Plan) -> None:
     """Mutants seen to fail: default options dropped; progress not passed on."""
     seen: list[Any] = []
