@@ -40,7 +40,7 @@ class Options:
 
     Attributes:
         weights: `"exact"`, as the plan's dtype says, or `"int8"`: linear layers in 8-bit integers, a quarter of the
-            memory of float32 and several times as fast on processors with VNNI instructions, at some loss of precision.
+            memory of float32 and faster for prompts and batches on processors with VNNI, at some loss of precision.
         threads: cores that one step uses; None for the cores this process may run on.
         packed: lay bfloat16 weights out for the matrix kernels once, at load: faster decoding for the same memory.
             Only done where the processor has bfloat16 instructions.
