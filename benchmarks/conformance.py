@@ -29,8 +29,8 @@ import pytest
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
-from tests.standard import test_integration as suite
-from tests.standard.test_integration import OnFixture, TestChatXeon, TestChatXeonUnit, _loaded
+from tests.standard import fitted_suites as suite
+from tests.standard.test_integration import OnXeon, TestChatXeon, TestChatXeonUnit, _loaded
 
 __all__ = ["TestChatXeon", "TestChatXeonUnit", "_loaded"]
 
@@ -53,7 +53,7 @@ def _pipeline() -> Any:
     )
 
 
-class OnPeer(OnFixture):
+class OnPeer(OnXeon):
     """The peer, with our switches."""
 
     @property

@@ -2,92 +2,41 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import pytest
+from langchain_tests.integration_tests import ChatModelIntegrationTests
 
 if find_spec("mindformers") is None:
     pytest.skip("needs mindformers: .ci/run builds a virtual environment for it", allow_module_level=True)
 
-from langchain_tests.integration_tests import ChatModelIntegrationTests
-from langchain_tests.unit_tests import ChatModelUnitTests
-
-from langchain_accel import AccelChatModel, AccelLLM, AscendLLM, AscendOptions, ChatAscend
-from tests.standard.test_integration import FITTED
+from langchain_accel import AccelLLM, AscendLLM, AscendOptions, ChatAscend
+from tests.standard.fitted_suites import FittedUnitTests, OnFitted
 from tests.standard.test_llms_standard import OnTiny
 
 pytestmark = pytest.mark.timeout(600)
 
-OPTIONS = AscendOptions(target="cpu")
+
+class OnChatAscend(OnFitted):
+    """What the suites below are told."""
+
+    chat = ChatAscend
+    fields: ClassVar[dict[str, Any]] = {"options": AscendOptions(target="cpu")}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Two model folders of the same content, and both engines kept: suites make many objects."""
-    Fitted.another = str(tmp_path_factory.mktemp("models") / "another-model")
-    shutil.copytree(FITTED, Fitted.another)
-    kept = [ChatAscend(**Fitted.params(str(folder))).load() for folder in (FITTED, Fitted.another)]
-    yield
-    for model in kept:
-        model.close()
+def _loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with OnChatAscend.loaded(tmp_path_factory.mktemp("models")):
+        yield
 
 
-class Fitted:
-    """What the suites are told about `ChatAscend`."""
-
-    another: ClassVar[str]
-
-    @classmethod
-    def params(cls, folder: str) -> dict[str, Any]:
-        fields = {"dtype": "float32", "rows": 2, "max_len": 512, "max_tokens": 64}
-        return {"model": folder, "options": OPTIONS, **fields}
-
-    @property
-    def chat_model_class(self) -> type[AccelChatModel]:
-        return ChatAscend
-
-    @property
-    def chat_model_params(self) -> dict[str, Any]:
-        return self.params(str(FITTED))
-
-    @property
-    def supports_json_mode(self) -> bool:
-        return True
-
-    @property
-    def supports_anthropic_inputs(self) -> bool:
-        return True
-
-    @property
-    def returns_usage_metadata(self) -> bool:
-        return True
-
-    @property
-    def supports_model_override(self) -> bool:
-        return True
-
-    @property
-    def model_override_value(self) -> str:
-        return self.another
-
-
-class TestChatAscendUnit(Fitted, ChatModelUnitTests):
+class TestChatAscendUnit(OnChatAscend, FittedUnitTests):
     """Every switch that applies to a local text model is on."""
 
-    @property
-    def chat_model_params(self) -> dict[str, Any]:
-        return {"model": str(FITTED)}
 
-    @property
-    def standard_chat_model_params(self) -> dict[str, Any]:
-        """A local model has no key, no retries and no time-out, and refuses fields it does not know."""
-        return {"temperature": 0, "max_tokens": 100, "stop": []}
-
-
-class TestChatAscend(Fitted, ChatModelIntegrationTests):
+class TestChatAscend(OnChatAscend, ChatModelIntegrationTests):
     """Every switch is on."""
 
 
@@ -100,4 +49,4 @@ class TestAscendLLM(OnTiny):
 
     @property
     def llm_params(self) -> dict[str, Any]:
-        return {**super().llm_params, "options": OPTIONS}
+        return {**super().llm_params, **OnChatAscend.fields}

@@ -2,88 +2,38 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from langchain_tests.integration_tests import ChatModelIntegrationTests
-from langchain_tests.unit_tests import ChatModelUnitTests
 
-from langchain_accel import AccelChatModel, AccelLLM, ChatGaudi, GaudiLLM, GaudiOptions
+from langchain_accel import AccelLLM, ChatGaudi, GaudiLLM
 from tests.gaudi.helpers import needs_optimum, options
-from tests.standard.test_integration import FITTED
+from tests.standard.fitted_suites import FittedUnitTests, OnFitted
 from tests.standard.test_llms_standard import OnTiny
 
 pytestmark = needs_optimum
 
 
+class OnChatGaudi(OnFitted):
+    """What the suites below are told."""
+
+    chat = ChatGaudi
+
+
 @pytest.fixture(scope="module", autouse=True)
-def _kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Two model folders of the same content, and both engines kept: suites make many objects."""
-    Fitted.options = options()
-    Fitted.another = str(tmp_path_factory.mktemp("models") / "another-model")
-    shutil.copytree(FITTED, Fitted.another)
-    kept = [ChatGaudi(**Fitted.params(str(folder))).load() for folder in (FITTED, Fitted.another)]
-    yield
-    for model in kept:
-        model.close()
+def _loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    OnChatGaudi.fields = {"options": options()}
+    with OnChatGaudi.loaded(tmp_path_factory.mktemp("models")):
+        yield
 
 
-class Fitted:
-    """What the suites are told about `ChatGaudi`."""
-
-    options: ClassVar[GaudiOptions]
-    another: ClassVar[str]
-
-    @classmethod
-    def params(cls, folder: str) -> dict[str, Any]:
-        fields = {"dtype": "float32", "rows": 2, "max_len": 512, "max_tokens": 64}
-        return {"model": folder, "options": cls.options, **fields}
-
-    @property
-    def chat_model_class(self) -> type[AccelChatModel]:
-        return ChatGaudi
-
-    @property
-    def chat_model_params(self) -> dict[str, Any]:
-        return self.params(str(FITTED))
-
-    @property
-    def supports_json_mode(self) -> bool:
-        return True
-
-    @property
-    def supports_anthropic_inputs(self) -> bool:
-        return True
-
-    @property
-    def returns_usage_metadata(self) -> bool:
-        return True
-
-    @property
-    def supports_model_override(self) -> bool:
-        return True
-
-    @property
-    def model_override_value(self) -> str:
-        return self.another
-
-
-class TestChatGaudiUnit(Fitted, ChatModelUnitTests):
+class TestChatGaudiUnit(OnChatGaudi, FittedUnitTests):
     """Every switch that applies to a local text model is on."""
 
-    @property
-    def chat_model_params(self) -> dict[str, Any]:
-        return {"model": str(FITTED)}
 
-    @property
-    def standard_chat_model_params(self) -> dict[str, Any]:
-        """A local model has no key, no retries and no time-out, and refuses fields it does not know."""
-        return {"temperature": 0, "max_tokens": 100, "stop": []}
-
-
-class TestChatGaudi(Fitted, ChatModelIntegrationTests):
+class TestChatGaudi(OnChatGaudi, ChatModelIntegrationTests):
     """Every switch is on, but for details of usage: this device reuses no prompt tokens."""
 
 
@@ -96,4 +46,4 @@ class TestGaudiLLM(OnTiny):
 
     @property
     def llm_params(self) -> dict[str, Any]:
-        return {**super().llm_params, "options": Fitted.options}
+        return {**super().llm_params, **OnChatGaudi.fields}
