@@ -13,8 +13,6 @@ from langchain_accel.runtime.checkpoint import resolve
 
 NOTHING: Mapping[str, str] = MappingProxyType(
     {
-        "xeon": "it serves a checkpoint as it is, and lays its weights out for the processor at each load, which this "
-        "release does not save",
         "gaudi": "its graphs are captured at each load and cannot be saved",
         "ascend": "its graphs are compiled at the first load, which keeps them: load once, for example with "
         "`langchain-accel generate`, and every later load on this machine finds them",
@@ -41,11 +39,24 @@ def export(plan: Plan, out: Path, *, push_to_hub: str | None = None, progress: P
     if plan.device in NOTHING:
         msg = (
             f"there is nothing to export for the {plan.device} device: {NOTHING[plan.device]}. Give the model itself "
-            "where it is served; export is for --device inferentia"
+            "where it is served; export is for --device inferentia and xeon"
         )
         raise PlanRejected(msg)
+    plan = replace(plan, model=str(resolve(plan.model, plan.revision)), revision=None)
+    if plan.device == "xeon":
+        from langchain_accel.devices import processors, xeon
+        from langchain_accel.devices.native.export import export as packed
+
+        options = plan.options or xeon.Options()
+        if options.weights != "int8":
+            msg = (
+                "a checkpoint serves on xeon as it is; what can be made ahead of time is 8-bit weights: add "
+                "--device-option weights=int8"
+            )
+            raise PlanRejected(msg)
+        threads = options.threads or processors.cores()
+        return packed(plan, out, threads=threads, push_to_hub=push_to_hub, progress=progress)
     from langchain_accel.devices.inferentia.export import export as compiled
     from langchain_accel.devices.inferentia.options import Options
 
-    plan = replace(plan, model=str(resolve(plan.model, plan.revision)), revision=None)
     return compiled(plan, plan.options or Options(), out, push_to_hub=push_to_hub, progress=progress)

@@ -89,8 +89,8 @@ def _model(folder: Path, dtype: str, *, trust_remote_code: bool) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from langchain_accel.devices.processors import cores
     from langchain_accel.devices.torch_rows.threads import use_threads
-    from langchain_accel.devices.xeon import cores
 
     use_threads(cores())  # as many as the xeon device takes
     model = AutoModelForCausalLM.from_pretrained(

@@ -6,23 +6,17 @@ import os
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langchain_accel.devices.base import Device, Placement, Plan, Progress, Rank, Spec, silent
-from langchain_accel.devices.memory import (
-    Demand,
-    available,
-    check_memory,
-    control_groups,
-    even_demand,
-    weight_bytes,
-)
-from langchain_accel.errors import DeviceUnavailable, PlanRejected
+from langchain_accel.devices.memory import Demand, available, check_memory, even_demand, weight_bytes
+from langchain_accel.devices.native import members
+from langchain_accel.devices.processors import cores, cpu_flags, fastest_dtype, siblings
+from langchain_accel.errors import DeviceUnavailable, ModelRejected, PlanRejected
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
     from langchain_accel.devices.torch_rows.sharding.strategy import Strategy
 
@@ -31,7 +25,6 @@ __all__ = ["Options", "demand", "load", "placement", "spec"]
 _DRAFTS = 16
 _SHORTEST_CHUNK = 16
 _STEP_BYTES = 64 * 2**20  # a step's activations beside its logits: tens of MiB at the default chunk
-_FAST_BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +37,8 @@ class Options:
         threads: cores that one step uses; None for the cores this process may run on.
         packed: lay bfloat16 weights out for the matrix kernels once, at load: faster decoding for the same memory.
             Only done where the processor has bfloat16 instructions.
+        kernels: compute 8-bit weights with langchain-accel-kernels where these are installed and know the model: many
+            times faster than torch. False for torch always.
         prefill_chunk: longest piece of a prompt that one step takes, in tokens. Longer pieces prefill faster, shorter
             ones keep other requests' tokens coming more evenly.
         shared_memory: several ranks on one machine sum through shared memory, with an operation of DeepSpeed that is
@@ -53,6 +48,7 @@ class Options:
     weights: str = "exact"
     threads: int | None = None
     packed: bool = True
+    kernels: bool = True
     prefill_chunk: int = 256
     shared_memory: bool = True
 
@@ -128,9 +124,25 @@ def demand(plan: Plan, config: Mapping[str, Any], *, weights: int, item_bytes: i
         weights: bytes of all weights.
         item_bytes: bytes of one number.
     """
-    working = _STEP_BYTES + plan.rows * (_DRAFTS + 1) * config["vocab_size"] * 4
+    options = plan.options or Options()
+    if options.weights == "int8" and options.kernels and members.unusable(config) is None:
+        return _native_demand(plan, config)
+    return _torch_demand(plan, config, weights=weights, item_bytes=item_bytes)
+
+
+def _torch_demand(plan: Plan, config: Mapping[str, Any], *, weights: int, item_bytes: int) -> Demand:
     ranks = plan.tensor_parallel_size
+    working = _working(plan, config)
     return even_demand(config, weights=weights, item_bytes=item_bytes, ranks=ranks, working=working)
+
+
+def _native_demand(plan: Plan, config: Mapping[str, Any]) -> Demand:
+    column = members.cache_bytes(config, plan.dtype)
+    return Demand(members.weight_bytes(config), column, _working(plan, config))
+
+
+def _working(plan: Plan, config: Mapping[str, Any]) -> int:
+    return _STEP_BYTES + plan.rows * (_DRAFTS + 1) * int(config["vocab_size"]) * 4
 
 
 def dtype_of(plan: Plan) -> str:
@@ -162,13 +174,12 @@ def load(plan: Plan, options: Options, rank: Rank = Rank(), progress: Progress =
         import transformers  # noqa: F401
     except ImportError as error:
         raise DeviceUnavailable(_missing(error.name or str(error))) from error
+    from langchain_accel.devices.native.loading import is_packed
+    from langchain_accel.devices.native.loading import open_device as open_native
     from langchain_accel.devices.torch_rows import linears, loading, positions, quantised
     from langchain_accel.devices.torch_rows.device import open_device
     from langchain_accel.devices.torch_rows.threads import use_threads
 
-    int8 = options.weights == "int8"
-    if int8:
-        quantised.check_processor(cpu_flags())
     if plan.tensor_parallel_size != rank.size:
         msg = f"tensor_parallel_size={plan.tensor_parallel_size} needs as many processes, got {rank.size}"
         raise PlanRejected(msg)
@@ -177,9 +188,25 @@ def load(plan: Plan, options: Options, rank: Rank = Rank(), progress: Progress =
     loading.refuse_unsupported(config, plan.max_len)
     positions.check_positions(config, plan.max_len)
 
+    serves = spec(plan, options, config.vocab_size)
+    int8 = options.weights == "int8" or is_packed(folder)
+    if int8 and (why_not := members.unusable(config.to_dict()) if options.kernels else "kernels=False") is None:
+        need = _native_demand(plan, config.to_dict())
+        check_memory(**asdict(need), rows=plan.rows, max_len=plan.max_len, free=available())
+        threads = options.threads or cores()
+        with ExitStack() as loaded:
+            loaded.callback(use_threads, use_threads(threads))
+            return open_native(plan, serves, config, threads, progress)
+    if is_packed(folder):
+        msg = f"{folder} was exported in 8 bits for langchain-accel-kernels, which do not serve it here: {why_not}"
+        raise ModelRejected(msg)
+    if int8:
+        quantised.check_processor(cpu_flags())
+        progress(f"8-bit weights by torch, which is slower than the kernels: {why_not}", 1, 1)
+
     dtype = getattr(torch, dtype_of(plan))
     weights = weight_bytes(folder, dtype.itemsize)
-    need = demand(plan, config.to_dict(), weights=weights, item_bytes=dtype.itemsize)
+    need = _torch_demand(plan, config.to_dict(), weights=weights, item_bytes=dtype.itemsize)
     check_memory(**asdict(need), rows=plan.rows, max_len=plan.max_len, free=available() // rank.local_size)
 
     with ExitStack() as opened:
@@ -192,7 +219,6 @@ def load(plan: Plan, options: Options, rank: Rank = Rank(), progress: Progress =
         progress("loading weights", need.weights, need.weights)
         # Where bfloat16 is emulated, packed weights are no faster.
         pack = linears.pack if options.packed and fastest_dtype(cpu_flags()) == "bfloat16" else None
-        serves = spec(plan, options, config.vocab_size)
         return open_device(
             model, dtype, serves, pack=pack, int8=int8, progress=progress, on_close=opened.pop_all().close, rank=rank
         )
@@ -210,7 +236,7 @@ def _load_share(
     strategy = _strategy(config, plan)
     group = join(rank)
     opened.callback(group.close)
-    together = group.count({_siblings(processor, Path("/")) for processor in os.sched_getaffinity(0)})
+    together = group.count({siblings(processor, Path("/")) for processor in os.sched_getaffinity(0)})
     own = max(1, min(cores(ranks=rank.local_size), together // rank.local_size))
     opened.callback(use_threads, use_threads(options.threads or own))
     slower = shared_memory.use(group, together, progress) if options.shared_memory else "shared_memory=False"
@@ -238,57 +264,3 @@ def _strategy(config: Any, plan: Plan) -> Strategy:
         deepspeed=find_spec("deepspeed") is not None,
         transformers_major=int(transformers.__version__.split(".")[0]),
     )
-
-
-def fastest_dtype(flags: Collection[str]) -> str:
-    """Return the dtype a processor computes fastest: bfloat16 only where it has instructions for it."""
-    return "bfloat16" if _FAST_BFLOAT16.intersection(flags) else "float32"
-
-
-def cpu_flags(root: Path = Path("/")) -> frozenset[str]:
-    """Return the processor's feature flags, in Linux's spelling; none where they cannot be read."""
-    try:
-        lines = (root / "proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), ()))
-
-
-def cores(root: Path = Path("/"), ranks: int = 1) -> int:
-    """Return how many cores this process may keep busy.
-
-    That is the processors it is allowed on, counting hyperthreads of one core once, within the time its control
-    groups grant and within `OMP_NUM_THREADS`.
-
-    Args:
-        root: where `proc` and `sys` are.
-        ranks: processes that share the time which the control groups grant.
-    """
-    allowed = os.sched_getaffinity(0)
-    count = len({_siblings(processor, root) for processor in allowed})
-    for group in control_groups("cpu", root):
-        granted = _granted(group)
-        count = min(count, max(1, granted // ranks) if granted else count)
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return min(count, int(asked)) if asked.isdecimal() and int(asked) else count
-
-
-def _siblings(processor: int, root: Path) -> str:
-    """Name the physical core of a processor by the processors on it; each is its own where that cannot be read."""
-    path = root / f"sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list"
-    try:
-        return path.read_text(encoding="ascii").strip()
-    except OSError:
-        return str(processor)
-
-
-def _granted(group: Path) -> int | None:
-    """Cores' worth of time that a control group grants, rounded up; None without a limit."""
-    try:
-        quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
-    except OSError:
-        try:
-            quota, period = ((group / f"cpu.cfs_{name}_us").read_text(encoding="ascii") for name in ("quota", "period"))
-        except OSError:
-            return None
-    return None if quota.strip() in ("max", "-1") else max(1, ceil(int(quota) / int(period)))

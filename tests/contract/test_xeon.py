@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,11 +30,19 @@ class XeonContract(DeviceContract):
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
     def _models(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-        cls.folder = make(cls.architecture, tmp_path_factory.mktemp("contract") / cls.architecture)
-        cls.plain: Any = AutoModelForCausalLM.from_pretrained(cls.folder, dtype=torch.float32)
+        cls.folder = cls.make(tmp_path_factory.mktemp("contract") / cls.architecture)
+        cls.plain: Any = cls.plain_model()
         cls.shared = cls.load(cls())
         yield
         cls.shared.close()
+
+    @classmethod
+    def make(cls, folder: Path) -> Path:
+        return make(cls.architecture, folder)
+
+    @classmethod
+    def plain_model(cls) -> Any:
+        return AutoModelForCausalLM.from_pretrained(cls.folder, dtype=torch.float32)
 
     @pytest.fixture
     def device(self) -> Device:

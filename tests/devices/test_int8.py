@@ -1,4 +1,4 @@
-"""Weights in 8-bit integers: close to the exact ones, outliers included, and the same whatever shares a step."""
+"""Weights in 8-bit integers, by torch: close to the exact ones, outliers too, and the same whatever shares a step."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from langchain_accel.devices import xeon
 from langchain_accel.devices.base import Plan
+from langchain_accel.devices.processors import cpu_flags
 from langchain_accel.devices.torch_rows import quantised
 from langchain_accel.devices.torch_rows.quantised import Int8Linear
 from langchain_accel.errors import DeviceUnavailable, ModelRejected, PlanRejected
 from tests.tiny_models import ARCHITECTURES, VOCABULARY, make
 
-needs_vnni = pytest.mark.skipif(
-    not quantised._INSTRUCTIONS.intersection(xeon.cpu_flags()), reason="no 8-bit instructions"
-)
-INT8 = xeon.Options(weights="int8", threads=1, prefill_chunk=32)
+needs_vnni = pytest.mark.skipif(not quantised._INSTRUCTIONS.intersection(cpu_flags()), reason="no 8-bit instructions")
+INT8 = xeon.Options(weights="int8", kernels=False, threads=1, prefill_chunk=32)
 DENSE = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3", "falcon-alibi", "bloom", "gpt-neox", "opt")
 
 

@@ -21,9 +21,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from langchain_accel.devices import xeon
+from langchain_accel.devices import processors, xeon
 from langchain_accel.devices.base import Plan, Rank, silent
-from langchain_accel.devices.torch_rows import attention, linears, selfcheck
+from langchain_accel.devices.torch_rows import attention, linears, proof
 from langchain_accel.devices.torch_rows.positions import position_limit
 from langchain_accel.devices.torch_rows.shapes import decode_shapes, prefill_shapes
 from langchain_accel.errors import DeviceUnavailable, ModelRejected, PlanRejected
@@ -167,8 +167,8 @@ class TestArchitecture:
         model = device._model  # type: ignore[attr-defined]
         model.config.sliding_window = 32
         with pytest.raises(ModelRejected, match="set max_len <= 32"):
-            selfcheck._check_layers(model, device._attention, max_len=64)  # type: ignore[attr-defined]
-        selfcheck._check_layers(model, device._attention, max_len=32)  # type: ignore[attr-defined]
+            proof.check_layers(model, device._attention, max_len=64)  # type: ignore[attr-defined]
+        proof.check_layers(model, device._attention, max_len=32)  # type: ignore[attr-defined]
         device.close()
 
     def test_alibi_is_rounded_as_falcon_rounds_it(self, tmp_path: Path) -> None:
@@ -417,15 +417,15 @@ class TestBfloat16:
 
 class TestMachine:
     def test_fastest_dtype(self) -> None:
-        assert xeon.fastest_dtype({"avx2", "avx512f", "avx512_vnni"}) == "float32"
-        assert xeon.fastest_dtype({"avx512_bf16"}) == "bfloat16"
-        assert xeon.fastest_dtype({"amx_bf16", "amx_tile"}) == "bfloat16"
+        assert processors.fastest_dtype({"avx2", "avx512f", "avx512_vnni"}) == "float32"
+        assert processors.fastest_dtype({"avx512_bf16"}) == "bfloat16"
+        assert processors.fastest_dtype({"amx_bf16", "amx_tile"}) == "bfloat16"
 
     def test_flags(self, tmp_path: Path) -> None:
         (tmp_path / "proc").mkdir()
         (tmp_path / "proc/cpuinfo").write_text("model name\t: Xeon\nflags\t\t: fpu amx_bf16 sse\n")
-        assert xeon.cpu_flags(tmp_path) == {"fpu", "amx_bf16", "sse"}
-        assert xeon.cpu_flags(tmp_path / "nowhere") == frozenset()
+        assert processors.cpu_flags(tmp_path) == {"fpu", "amx_bf16", "sse"}
+        assert processors.cpu_flags(tmp_path / "nowhere") == frozenset()
 
     @pytest.mark.parametrize(
         ("siblings", "quota", "asked", "expected"),
@@ -463,7 +463,7 @@ class TestMachine:
         group.mkdir(parents=True)
         if quota:
             (group / "cpu.max").write_text(f"{quota}\n")
-        assert xeon.cores(tmp_path) == expected
+        assert processors.cores(tmp_path) == expected
 
     def test_cores_of_control_groups_version_1(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
@@ -475,4 +475,4 @@ class TestMachine:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "cpu.cfs_quota_us").write_text(quota)
             (folder / "cpu.cfs_period_us").write_text("100000")
-        assert xeon.cores(tmp_path) == 3
+        assert processors.cores(tmp_path) == 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +12,6 @@ from langchain_accel.errors import ModelRejected, PlanRejected
 
 NEURON_CONFIG = "neuron_config.json"
 GRAPHS = "model.pt"
-_BESIDE = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")  # tokenizer, chat template, generation settings
-_WEIGHTS_INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +104,3 @@ def command(model: str, asked: Compiled) -> str:
         f"python -m langchain_accel.devices.inferentia.export {model} OUT --rows {asked.batch_size} --max-len "
         f"{asked.sequence_length} --tensor-parallel-size {asked.tp_degree} --dtype {asked.torch_dtype}"
     )
-
-
-def copy_beside(source: Path, target: Path) -> None:
-    """Copy tokenizer, chat template and generation settings, which optimum-neuron leaves behind.
-
-    What is in the target already, such as its own `config.json`, stays.
-    """
-    for pattern in _BESIDE:
-        for file in source.glob(pattern):
-            if file.is_file() and file.name != _WEIGHTS_INDEX and not (target / file.name).exists():
-                shutil.copyfile(file, target / file.name)

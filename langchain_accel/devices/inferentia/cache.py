@@ -8,12 +8,13 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from langchain_accel.devices import folders
 
 _BLOCK = 2**22
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -69,20 +70,8 @@ def find_or_make(root: Path, name: str, make: Callable[[Path], None], waiting: C
             return entry
         for remains in root.glob(f"{name}.*.partial"):
             shutil.rmtree(remains, ignore_errors=True)
-        make_whole(entry, make)
+        folders.make_whole(entry, make)
     return entry
-
-
-def make_whole(entry: Path, make: Callable[[Path], None]) -> None:
-    """Make a folder that is either absent or complete: it is filled beside its place and renamed."""
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{entry.name}.", suffix=".partial", dir=entry.parent))
-    try:
-        make(partial)
-        partial.chmod(0o755)  # mkdtemp's folders are private
-        partial.rename(entry)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from langchain_accel.devices import folders
 from langchain_accel.devices.base import Plan, Progress, silent
 from langchain_accel.devices.inferentia import artefact, cache, configs, stack
 from langchain_accel.devices.inferentia.artefact import Compiled
@@ -57,15 +58,14 @@ def export(
         PlanRejected: the plan does not load, does not fit, or `output` is in use.
     """
     plan, options = translated(plan, options)
-    if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
-        msg = f"{output} is in use; name a folder that is absent or empty"
-        raise PlanRejected(msg)
+    if output is not None:
+        folders.refuse_used(output)
     named = INSTANCES.get(options.instance or "")
     stack.require(named.target if named else None)
     folder = prepare(plan, options, stack.planned(options.instance, serve=False), progress, output)
     if push_to_hub is not None:
         progress(f"uploading to {push_to_hub}", 0, 1)
-        upload(folder, push_to_hub)
+        folders.upload(folder, push_to_hub)
         progress(f"uploading to {push_to_hub}", 1, 1)
     return folder
 
@@ -97,7 +97,7 @@ def prepare(plan: Plan, options: Options, instance: Instance, progress: Progress
     root = cache.folder(options.cache_dir)
     known = root / name
     if output is not None:
-        cache.make_whole(
+        folders.make_whole(
             output,
             lambda folder: (
                 _copy(known, folder) if known.is_dir() else _compile(source, config, asked, folder, progress)
@@ -143,15 +143,6 @@ def compiled_for(plan: Plan, instance: Instance, dtype: str) -> Compiled:
     )
 
 
-def upload(folder: Path, repository: str) -> None:
-    """Upload an exported model to the hub, weights included."""
-    from huggingface_hub import HfApi
-
-    api = HfApi()
-    api.create_repo(repository, exist_ok=True)
-    api.upload_folder(repo_id=repository, folder_path=folder)
-
-
 def _copy(known: Path, folder: Path) -> None:
     shutil.copytree(known, folder, dirs_exist_ok=True)
 
@@ -189,7 +180,7 @@ def _compile(source: Path, config: Any, asked: Compiled, folder: Path, progress:
             raise ModelRejected(msg) from error
         finally:
             os.environ.pop(_WORK_DIR) if before is None else os.environ.update({_WORK_DIR: before})
-    artefact.copy_beside(source, folder)
+    folders.copy_beside(source, folder)
     if found := artefact.differences(artefact.read(folder), asked):
         msg = f"optimum-neuron exported something else than was asked: {'; '.join(found)}"
         raise DeviceUnavailable(msg)

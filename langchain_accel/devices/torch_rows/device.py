@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from langchain_accel.devices import selfcheck
 from langchain_accel.devices.base import IntArray, Logits, Progress, Rank, Spec
-from langchain_accel.devices.torch_rows import linears, selfcheck
+from langchain_accel.devices.torch_rows import linears
 from langchain_accel.devices.torch_rows.adapters import install, whole_slopes
 from langchain_accel.devices.torch_rows.arena import Arena
 from langchain_accel.devices.torch_rows.attention import RowAttention
+from langchain_accel.devices.torch_rows.proof import check_layers, plain_logits, tolerance
 from langchain_accel.devices.torch_rows.quantised import Int8Linear, check_covered
 from langchain_accel.devices.torch_rows.step import Step, pack
 
@@ -51,7 +53,7 @@ def open_device(
         linears.replace(model, Int8Linear, progress, tied=True)
         check_covered(model)
     with whole_slopes(model, rank):
-        expected = selfcheck.plain_logits(model, prompt)
+        expected = plain_logits(model, prompt)
     if pack is not None and not int8:
         linears.replace(model, pack, progress)
     attention = RowAttention(Arena(spec.rows, spec.max_len, dtype))
@@ -59,7 +61,10 @@ def open_device(
     device = RowDevice(model, attention, spec, on_close=on_close)
     progress("checking the model", 0, 1)
     try:
-        selfcheck.check(model, attention, device, prompt, expected)
+        name = type(model).__name__
+        actual = selfcheck.run(name, device, prompt)
+        check_layers(model, attention, spec.max_len)
+        selfcheck.compare(name, actual, expected, tolerance(dtype))
     except BaseException:
         attention.close()  # its registered name would keep the arena
         raise

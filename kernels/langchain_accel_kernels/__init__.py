@@ -1,0 +1,18 @@
+"""8-bit matrix products and whole decoder steps for x86 processors, on numpy arrays.
+
+    linear = pack(weight)                     # [outputs, inputs] float32, or bfloat16 as uint16
+    model = Model(Numbers(...), layers, ends, threads=4)
+    logits = model.step(tokens, rows, columns, wanted)
+
+Kernels for AVX2 and for AVX512-VNNI are built in, and chosen when the package is imported; the environment variable
+LANGCHAIN_ACCEL_INSTRUCTIONS (`avx2` or `avx512vnni`) overrides the choice.
+"""
+
+from __future__ import annotations
+
+from langchain_accel_kernels._model import Ends, Layer, Model, Numbers
+from langchain_accel_kernels._packing import PackedLinear, instructions, linear, pack
+
+__all__ = ["Ends", "Layer", "Model", "Numbers", "PackedLinear", "instructions", "linear", "pack"]
+
+__version__ = "0.1.0"

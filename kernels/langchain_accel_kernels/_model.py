@@ -1,0 +1,225 @@
+"""Whole steps of a decoder of Llama's family."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ctypes import byref
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_accel_kernels import _library
+from langchain_accel_kernels._packing import PackedLinear, check, dtype_code, library
+
+_LANES = 16
+_CACHES = {"float32": 0, "bfloat16": 1}
+_ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Sizes and factors of a model.
+
+    Attributes:
+        hidden: width of the residual stream, a multiple of 16.
+        inner: width between gate and down, a multiple of 16.
+        heads: of the queries.
+        kv_heads: of keys and values; divides `heads`.
+        width: of a head, a multiple of 16.
+        rotary: dimensions of a head that are rotated, an even number.
+        vocabulary: rows of the embedding.
+        rows: of the KV cache.
+        max_len: columns of a row.
+        epsilon: of the norms.
+        scaling: factor on the attention's scores.
+        cache: `"float32"` or `"bfloat16"`, dtype of keys and values.
+        activation: of the gate, `"silu"` or `"gelu_tanh"`.
+        embedding_factor: on embedded tokens.
+        residual_factor: on what a layer's halves add to the residual stream.
+        logits_factor: on the logits.
+    """
+
+    hidden: int
+    inner: int
+    heads: int
+    kv_heads: int
+    width: int
+    rotary: int
+    vocabulary: int
+    rows: int
+    max_len: int
+    epsilon: float
+    scaling: float
+    cache: str = "float32"
+    activation: str = "silu"
+    embedding_factor: float = 1.0
+    residual_factor: float = 1.0
+    logits_factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Weights of one layer; norms are float32.
+
+    Attributes:
+        qkv: queries of all heads, keys of all key/value heads, values: one below the other.
+        out: the attention's output.
+        gate_up: the gate above what it multiplies.
+        down: back to the residual stream.
+        norm: `[hidden]`, before the attention.
+        inner_norm: `[hidden]`, before the gate.
+        query_norm: `[width]`, or None.
+        key_norm: `[width]`, or None.
+        window: columns that a token sees, itself included; 0 for all.
+    """
+
+    qkv: PackedLinear
+    out: PackedLinear
+    gate_up: PackedLinear
+    down: PackedLinear
+    norm: NDArray[np.float32]
+    inner_norm: NDArray[np.float32]
+    query_norm: NDArray[np.float32] | None = None
+    key_norm: NDArray[np.float32] | None = None
+    window: int = 0
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What comes before the first layer and after the last.
+
+    Attributes:
+        embedding: `[vocabulary, hidden]`, float32, or bfloat16 as uint16.
+        norm: `[hidden]` float32.
+        cosines: `[max_len, rotary / 2]` float32.
+        sines: likewise.
+        head: to the logits.
+    """
+
+    embedding: NDArray[Any]
+    norm: NDArray[np.float32]
+    cosines: NDArray[np.float32]
+    sines: NDArray[np.float32]
+    head: PackedLinear
+
+
+class Model:
+    """A loaded model with the KV cache of all its rows. One thread at a time may call it.
+
+    Args:
+        numbers: sizes and factors.
+        layers: in order.
+        ends: embedding, last norm, positions and head.
+        threads: that share each step, the caller's among them.
+
+    Raises:
+        ValueError: a size is not one that the kernels take, or an array does not have the shape that they say.
+        RuntimeError: the processor has no instructions that fit, or there is not enough memory.
+    """
+
+    def __init__(self, numbers: Numbers, layers: Sequence[Layer], ends: Ends, threads: int = 1) -> None:
+        self._model = None
+        _check_sizes(numbers)
+        self.numbers = numbers
+        self._kept = (list(layers), ends)
+        fields = asdict(numbers)
+        fields["cache_dtype"] = _CACHES[fields.pop("cache")]
+        fields["activation"] = _ACTIVATIONS[fields["activation"]]
+        shape = _library.Shape(layers=len(layers), embedding_dtype=dtype_code(ends.embedding), **fields)
+        first = _library.Ends(
+            _of_shape("embedding", ends.embedding, (numbers.vocabulary, numbers.hidden)),
+            _of_shape("norm", ends.norm, (numbers.hidden,)),
+            _of_shape("cosines", ends.cosines, (numbers.max_len, numbers.rotary // 2)),
+            _of_shape("sines", ends.sines, (numbers.max_len, numbers.rotary // 2)),
+            _of_width("head", ends.head, numbers.hidden, numbers.vocabulary),
+        )
+        structures = [_structure(numbers, layer) for layer in layers]
+        self._model = library.accel_create(byref(shape), threads)
+        if not self._model:
+            raise RuntimeError(library.accel_error().decode())
+        check(library.accel_set_ends(self._model, byref(first)))
+        for index, structure in enumerate(structures):
+            check(library.accel_set_layer(self._model, index, byref(structure)))
+
+    def step(
+        self, tokens: NDArray[Any], rows: NDArray[Any], columns: NDArray[Any], wanted: NDArray[Any]
+    ) -> NDArray[np.float32]:
+        """Write tokens to their rows and columns, and return the logits of some.
+
+        Args:
+            tokens: `[n]` ids. Tokens of a row stand together, in the order of their columns.
+            rows: `[n]` row of each token.
+            columns: `[n]` column of each token; all columns before it are attended.
+            wanted: `[m]` places in `tokens` whose logits are returned.
+
+        Returns:
+            `[m, vocabulary]` float32.
+
+        Raises:
+            RuntimeError: a token, row or column is out of range.
+        """
+        given = [np.ascontiguousarray(numbers, np.int32) for numbers in (tokens, rows, columns, wanted)]
+        logits = np.empty((len(given[3]), self.numbers.vocabulary), np.float32)
+        places = [array.ctypes.data for array in given]
+        check(library.accel_step(self._model, len(given[0]), *places[:3], len(logits), places[3], logits.ctypes.data))
+        return logits
+
+    def copy_row(self, source: int, target: int, length: int) -> None:
+        """Copy columns `0...length - 1` of row `source` to row `target`.
+
+        Raises:
+            RuntimeError: a row or the length is out of range.
+        """
+        check(library.accel_copy_row(self._model, source, target, length))
+
+    def close(self) -> None:
+        """Release the KV cache and the threads. Idempotent."""
+        model, self._model = self._model, None
+        if model:
+            library.accel_destroy(model)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _check_sizes(numbers: Numbers) -> None:
+    for name in ("hidden", "inner", "width"):
+        if getattr(numbers, name) % _LANES or getattr(numbers, name) < _LANES:
+            msg = f"{name} must be a multiple of {_LANES}, got {getattr(numbers, name)}"
+            raise ValueError(msg)
+    if numbers.heads % numbers.kv_heads or not 0 <= numbers.rotary <= numbers.width or numbers.rotary % 2:
+        msg = f"heads, kv_heads and rotary do not go together: {numbers}"
+        raise ValueError(msg)
+
+
+def _structure(numbers: Numbers, layer: Layer) -> _library.Layer:
+    attended = numbers.heads * numbers.width
+    hidden, inner, width = (numbers.hidden,), numbers.inner, (numbers.width,)
+    return _library.Layer(
+        _of_width("qkv", layer.qkv, numbers.hidden, attended + 2 * numbers.kv_heads * numbers.width),
+        _of_width("out", layer.out, attended, numbers.hidden),
+        _of_width("gate_up", layer.gate_up, numbers.hidden, 2 * inner),
+        _of_width("down", layer.down, inner, numbers.hidden),
+        _of_shape("norm", layer.norm, hidden),
+        _of_shape("inner_norm", layer.inner_norm, hidden),
+        None if layer.query_norm is None else _of_shape("query_norm", layer.query_norm, width),
+        None if layer.key_norm is None else _of_shape("key_norm", layer.key_norm, width),
+        layer.window,
+    )
+
+
+def _of_shape(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> int:
+    """Return the address of an array that has the shape, and is float32 unless it is the embedding."""
+    if array.shape != shape or not array.flags.c_contiguous or (name != "embedding" and array.dtype != np.float32):
+        msg = f"{name} must be a contiguous array {shape}, of float32, got {array.shape} of {array.dtype}"
+        raise ValueError(msg)
+    return int(array.ctypes.data)
+
+
+def _of_width(name: str, layer: PackedLinear, inputs: int, outputs: int) -> _library.Linear:
+    if (layer.inputs, layer.outputs) != (inputs, outputs):
+        msg = f"{name} must have {inputs} inputs and {outputs} outputs, got {layer.inputs} and {layer.outputs}"
+        raise ValueError(msg)
+    return layer.structure

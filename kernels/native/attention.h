@@ -1,0 +1,158 @@
+// Attention of a few tokens of a row to its columns, one key/value head at a time, `COLUMNS` columns at a time with a
+// running maximum (Dao et al. 2022, arXiv:2205.14135). Blocks of columns begin at multiples of `COLUMNS` from 0, so that
+// a token's result does not depend on the step it came in.
+#pragma once
+#include "vectors.h"
+
+namespace accel {
+namespace {
+
+#ifdef __AVX512F__
+constexpr int QUERIES = 6, WIDE = 4; // 24 of 32 registers hold sums
+#else
+constexpr int QUERIES = 6, WIDE = 2; // 12 of 16
+#endif
+constexpr float NEVER = -1e30f;
+
+struct Query {
+  const float *numbers; // [width]
+  float *out;           // [width], not yet divided by the sum of its weights
+  float *most, *total;  // running maximum and sum
+  int32_t first, last;  // columns it sees
+};
+
+// Scores of `N` queries at `WIDE` registers of neighbouring columns, the first of them `column` of the block.
+template <int N, typename Number>
+inline void scores(const Query *queries, const Number *keys, int width, int column, float (*out)[COLUMNS]) {
+  Floats found[N][WIDE] = {};
+  const Number *from[WIDE];
+  for (int w = 0; w < WIDE; w++) {
+    const int at = column + w * STEP;
+    from[w] = keys + static_cast<int64_t>(at / LANES) * width * LANES + at % LANES;
+  }
+  for (int i = 0; i < width; i++)
+    for (int w = 0; w < WIDE; w++) {
+      const Floats key = load(from[w] + i * LANES);
+      for (int n = 0; n < N; n++) found[n][w] += queries[n].numbers[i] * key;
+    }
+  for (int n = 0; n < N; n++)
+    for (int w = 0; w < WIDE; w++) store(out[n] + column + w * STEP, found[n][w]);
+}
+
+// Adds `WIDTH` registers of the values, weighted.
+template <int N, int WIDTH, typename Number>
+inline void gather(const Query *queries, const Number *values, int width, int first, int count,
+                   const float (*weights)[COLUMNS]) {
+  Floats found[N][WIDTH];
+  for (int n = 0; n < N; n++)
+    for (int w = 0; w < WIDTH; w++) found[n][w] = load(queries[n].out + first + w * STEP);
+  for (int column = 0; column < count; column++)
+    for (int w = 0; w < WIDTH; w++) {
+      Floats value = load(values + static_cast<int64_t>(column) * width + first + w * STEP);
+      for (int n = 0; n < N; n++) found[n][w] += weights[n][column] * value;
+    }
+  for (int n = 0; n < N; n++)
+    for (int w = 0; w < WIDTH; w++) store(queries[n].out + first + w * STEP, found[n][w]);
+}
+
+template <int N, typename Number>
+void block(const Query *queries, const Number *keys, const Number *values, int width, float scaling, int column,
+           int count, float (*weights)[COLUMNS]) {
+  for (int at = 0; at < COLUMNS; at += WIDE * STEP) scores<N>(queries, keys, width, at, weights);
+  Ints along;
+  for (int i = 0; i < STEP; i++) along[i] = i;
+  for (int n = 0; n < N; n++) {
+    Floats most = all(NEVER);
+    for (int i = 0; i < COLUMNS; i += STEP) {
+      Ints at = along + (column + i);
+      Ints seen = (at >= queries[n].first) & (at <= queries[n].last);
+      Floats score = seen ? load(weights[n] + i) * scaling : all(NEVER);
+      most = largest(most, score);
+      store(weights[n] + i, score);
+    }
+    const float before = *queries[n].most, now = maximum(most) > before ? maximum(most) : before;
+    Floats total{};
+    for (int i = 0; i < COLUMNS; i += STEP) {
+      Floats score = load(weights[n] + i);
+      Floats weight = score == NEVER ? all(0) : exponential(score - now);
+      total += weight;
+      store(weights[n] + i, weight);
+    }
+    const float fade = exponential(all(before - now))[0];
+    *queries[n].most = now;
+    *queries[n].total = *queries[n].total * fade + sum(total);
+    if (before != now)
+      for (int i = 0; i < width; i += STEP) store(queries[n].out + i, load(queries[n].out + i) * fade);
+  }
+  int first = 0;
+  for (; first + WIDE * STEP <= width; first += WIDE * STEP)
+    gather<N, WIDE>(queries, values, width, first, count, weights);
+  for (; first < width; first += STEP) gather<N, 1>(queries, values, width, first, count, weights);
+}
+
+template <typename Number>
+void attend_to(const Shape &shape, const Layer &layer, const Cache &cache, const Task &task, const float *qkv,
+               int64_t stride, float *out, float *scratch) {
+  const int width = shape.width, group = shape.heads / shape.kv_heads, rows = task.count * group;
+  const int64_t strip = (static_cast<int64_t>(task.lane.row) * shape.kv_heads + task.kv_head) * cache.columns * width;
+  const Number *keys = static_cast<const Number *>(cache.keys) + strip;
+  const Number *values = static_cast<const Number *>(cache.values) + strip;
+  float *most = scratch, *total = scratch + rows;
+  float(*weights)[COLUMNS] = reinterpret_cast<float(*)[COLUMNS]>(scratch + 2 * rows);
+  const auto query = [&](int index) {
+    const int token = task.first + index / group, head = task.kv_head * group + index % group;
+    const int64_t packed = task.lane.offset + token;
+    const int32_t last = task.lane.start + token;
+    return Query{qkv + packed * stride + static_cast<int64_t>(head) * width,
+                 out + (packed * shape.heads + head) * width,
+                 most + index,
+                 total + index,
+                 layer.window && last >= layer.window ? last - layer.window + 1 : 0,
+                 last};
+  };
+  for (int index = 0; index < rows; index++) {
+    most[index] = NEVER;
+    total[index] = 0;
+    memset(query(index).out, 0, static_cast<size_t>(width) * sizeof(float));
+  }
+  const int end = task.lane.start + task.first + task.count;
+  for (int column = query(0).first / COLUMNS * COLUMNS; column < end; column += COLUMNS) {
+    const int count = end - column < COLUMNS ? end - column : COLUMNS;
+    const Number *near = keys + static_cast<int64_t>(column) * width;
+    const Number *what = values + static_cast<int64_t>(column) * width;
+    for (int index = 0; index < rows; index += QUERIES) {
+      Query queries[QUERIES];
+      const int size = rows - index < QUERIES ? rows - index : QUERIES;
+      for (int n = 0; n < size; n++) queries[n] = query(index + n);
+      const auto run = [&](auto taken) {
+        block<decltype(taken)::size, Number>(queries, near, what, width, shape.scaling, column, count, weights);
+      };
+      switch (size) { // a constant, so that sums stay in registers
+#define CASE(n)                                                                                                        \
+  case n: {                                                                                                            \
+    struct Size {                                                                                                      \
+      enum { size = n };                                                                                               \
+    };                                                                                                                 \
+    run(Size{});                                                                                                       \
+    break;                                                                                                             \
+  }
+        CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+#undef CASE
+      }
+    }
+  }
+  for (int index = 0; index < rows; index++)
+    for (int i = 0; i < width; i += STEP)
+      store(query(index).out + i, load(query(index).out + i) / total[index]);
+}
+
+void attend(const Shape &shape, const Layer &layer, const Cache &cache, const Task &task, const float *qkv,
+            int64_t stride, float *out, float *scratch) {
+  if (shape.cache_dtype == BFLOAT16)
+    attend_to<uint16_t>(shape, layer, cache, task, qkv, stride, out, scratch);
+  else
+    attend_to<float>(shape, layer, cache, task, qkv, stride, out, scratch);
+}
+
+} // namespace
+} // namespace accel

@@ -1,0 +1,25 @@
+// The C interface. Every function that can fail returns 0, or -1 with the reason in `accel_error()`.
+// Arrays belong to the caller and must live as long as what they were given to.
+#pragma once
+#include "model.h"
+
+#define ACCEL_API extern "C" __attribute__((visibility("default")))
+
+ACCEL_API const char *accel_error();
+ACCEL_API const char *accel_instructions(); // null where the processor has none that fit
+
+// Packs `[outputs][inputs]` numbers into 8-bit levels with a scale per output.
+// `weight` has room for accel_packed_bytes(outputs, inputs), `scales` for outputs rounded up to a panel.
+ACCEL_API int64_t accel_packed_bytes(int32_t outputs, int32_t inputs);
+ACCEL_API int accel_pack(const void *numbers, int32_t dtype, int32_t outputs, int32_t inputs, uint8_t *weight,
+                         float *scales);
+// out[tokens][outputs] = in[tokens][inputs] @ weight.T + bias
+ACCEL_API int accel_linear(const accel::Linear *layer, const float *in, int64_t tokens, float *out);
+
+ACCEL_API accel::Model *accel_create(const accel::Shape *shape, int32_t threads);
+ACCEL_API int accel_set_layer(accel::Model *model, int32_t index, const accel::Layer *layer);
+ACCEL_API int accel_set_ends(accel::Model *model, const accel::Ends *ends);
+ACCEL_API int accel_step(accel::Model *model, int32_t count, const int32_t *tokens, const int32_t *rows,
+                         const int32_t *columns, int32_t wanted_count, const int32_t *wanted, float *logits);
+ACCEL_API int accel_copy_row(accel::Model *model, int32_t source, int32_t target, int32_t length);
+ACCEL_API void accel_destroy(accel::Model *model);

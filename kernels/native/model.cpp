@@ -1,0 +1,205 @@
+#include "model.h"
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+namespace accel {
+namespace {
+
+constexpr int TASK_ROWS = 96; // query rows of an attention task: their results stay in the nearest cache
+
+int64_t up(int64_t number, int64_t multiple) { return (number + multiple - 1) / multiple * multiple; }
+
+template <typename Number> Number *allocate(int64_t count) {
+  void *memory = std::aligned_alloc(64, static_cast<size_t>(up(count * static_cast<int64_t>(sizeof(Number)), 64)));
+  if (!memory) throw std::bad_alloc();
+  return static_cast<Number *>(memory);
+}
+
+// Calls `work(first, last)` with this thread's share of `count`.
+template <typename Work> void share(int thread, int threads, int64_t count, Work work) {
+  const int64_t first = count * thread / threads, last = count * (thread + 1) / threads;
+  if (first < last) work(first, last);
+}
+
+int panels(const Linear &layer) { return (layer.outputs + PANEL - 1) / PANEL; }
+
+} // namespace
+
+const Kernels &kernels_here() {
+  const char *asked = std::getenv("LANGCHAIN_ACCEL_INSTRUCTIONS");
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool vnni = avx2 && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
+                    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  const std::string name = asked && *asked ? asked : vnni ? "avx512vnni" : "avx2";
+  if (name == "avx512vnni" && vnni) return kernels_avx512vnni();
+  if (name == "avx2" && avx2) return kernels_avx2();
+  throw std::runtime_error("this processor has no instructions " + name + "; the kernels need avx2 and fma");
+}
+
+Model::Model(const Shape &shape, int threads)
+    : shape_(shape), kernels_(kernels_here()), threads_(threads), layers_(static_cast<size_t>(shape.layers)) {
+  const int64_t columns = up(shape.max_len, COLUMNS);
+  const int64_t numbers = static_cast<int64_t>(shape.rows) * shape.kv_heads * columns * shape.width;
+  const size_t size = shape.cache_dtype == BFLOAT16 ? 2 : 4;
+  for (int layer = 0; layer < shape.layers; layer++) {
+    Cache cache{nullptr, nullptr, columns};
+    for (void **half : {&cache.keys, &cache.values}) {
+      // Pages of zeros that take no memory before they are written; a line more, to begin at one.
+      char *memory = static_cast<char *>(std::calloc(static_cast<size_t>(numbers) * size + 64, 1));
+      if (!memory) throw std::bad_alloc();
+      arena_.emplace_back(memory);
+      *half = memory + (64 - reinterpret_cast<uintptr_t>(memory) % 64) % 64;
+    }
+    caches_.push_back(cache);
+  }
+}
+
+void Model::grow(int count) {
+  if (count <= capacity_) return;
+  const int64_t attended = static_cast<int64_t>(shape_.heads) * shape_.width;
+  const int64_t qkv = attended + 2 * static_cast<int64_t>(shape_.kv_heads) * shape_.width;
+  const int64_t widest = up(std::max<int64_t>({shape_.hidden, shape_.inner, attended}), 64);
+  hidden_.reset(allocate<float>(static_cast<int64_t>(count) * shape_.hidden));
+  wide_.reset(allocate<float>(count * std::max<int64_t>(qkv, 2 * shape_.inner)));
+  attended_.reset(allocate<float>(count * attended));
+  levels_.reset(allocate<int8_t>(2 * count * widest));
+  scales_.reset(allocate<float>(2 * count));
+  sums_.reset(allocate<int32_t>(2 * count));
+  rest_.reset(allocate<uint8_t>(count));
+  const int64_t rows = std::max(TASK_ROWS, shape_.heads / shape_.kv_heads);
+  scratch_stride_ = std::max(attend_scratch(rows), widest);
+  scratch_.reset(allocate<float>(threads_.count() * scratch_stride_));
+  capacity_ = count;
+}
+
+std::vector<Task> Model::tasks_of(const std::vector<Lane> &lanes) const {
+  std::vector<Task> tasks;
+  const int tokens = std::max(1, TASK_ROWS * shape_.kv_heads / shape_.heads);
+  for (const Lane &lane : lanes)
+    for (int first = (lane.length - 1) / tokens * tokens; first >= 0; first -= tokens) // the longest first
+      for (int head = 0; head < shape_.kv_heads; head++)
+        tasks.push_back({lane, first, std::min(tokens, lane.length - first), head});
+  return tasks;
+}
+
+void Model::step(int count, const int32_t *tokens, const int32_t *rows, const int32_t *columns, int wanted_count,
+                 const int32_t *wanted, float *logits) {
+  std::vector<Lane> lanes;
+  for (int i = 0; i < count; i++) {
+    if (tokens[i] < 0 || tokens[i] >= shape_.vocabulary || rows[i] < 0 || rows[i] >= shape_.rows || columns[i] < 0 ||
+        columns[i] >= shape_.max_len)
+      throw std::out_of_range("token, row or column " + std::to_string(i) + " of the step is out of range");
+    if (!lanes.empty() && rows[i] == lanes.back().row && columns[i] == lanes.back().start + lanes.back().length)
+      lanes.back().length++;
+    else
+      lanes.push_back({rows[i], columns[i], 1, i});
+  }
+  for (int i = 0; i < wanted_count; i++)
+    if (wanted[i] < 0 || wanted[i] >= count) throw std::out_of_range("a wanted token is not in the step");
+  grow(count);
+  const std::vector<Task> tasks = tasks_of(lanes);
+  const int64_t attended = static_cast<int64_t>(shape_.heads) * shape_.width;
+  const int64_t qkv = attended + 2 * static_cast<int64_t>(shape_.kv_heads) * shape_.width;
+  Levels levels{levels_.get(), scales_.get(), sums_.get(), rest_.get(), 0, capacity_};
+  std::vector<std::atomic<size_t>> taken(layers_.size());
+  for (auto &counter : taken) counter.store(0);
+
+  threads_.run([&](int thread) {
+    const int threads = threads_.count();
+    float *scratch = scratch_.get() + thread * scratch_stride_;
+    const auto each_token = [&](int64_t total, auto work) {
+      share(thread, threads, total, [&](int64_t first, int64_t last) {
+        for (int64_t token = first; token < last; token++) work(token);
+      });
+      threads_.meet();
+    };
+    const auto product = [&](const Linear &layer, int64_t total, float *out, int64_t stride, bool add) {
+      Levels in = levels;
+      in.stride = up(layer.inputs, 64);
+      share(thread, threads, panels(layer), [&](int64_t first, int64_t last) {
+        kernels_.linear(layer, in, total, static_cast<int>(first), static_cast<int>(last), out, stride, add,
+                        add ? shape_.residual_factor : 1);
+      });
+      threads_.meet();
+    };
+    const auto to_levels = [&](const float *numbers, int size, int64_t token) {
+      Levels out = levels;
+      out.stride = up(size, 64);
+      kernels_.quantise(numbers, size, out, token);
+    };
+    const auto normed = [&](const float *weight, int64_t token, int64_t slot) {
+      kernels_.normalise(hidden_.get() + token * shape_.hidden, weight, shape_.hidden, shape_.epsilon, scratch);
+      to_levels(scratch, shape_.hidden, slot);
+    };
+
+    each_token(count, [&](int64_t token) {
+      kernels_.embed(shape_, ends_.embedding, tokens[token], hidden_.get() + token * shape_.hidden);
+    });
+    for (size_t index = 0; index < layers_.size(); index++) {
+      const Layer &layer = layers_[index];
+      const Cache &cache = caches_[index];
+      each_token(count, [&](int64_t token) { normed(layer.norm, token, token); });
+      product(layer.qkv, count, wide_.get(), qkv, false);
+      each_token(count, [&](int64_t token) {
+        kernels_.write(shape_, layer, cache, ends_.cosines, ends_.sines, rows[token], columns[token],
+                       wide_.get() + token * qkv);
+      });
+      for (size_t task; (task = taken[index].fetch_add(1)) < tasks.size();)
+        kernels_.attend(shape_, layer, cache, tasks[task], wide_.get(), qkv, attended_.get(), scratch);
+      threads_.meet();
+      each_token(count, [&](int64_t token) {
+        to_levels(attended_.get() + token * attended, static_cast<int>(attended), token);
+      });
+      product(layer.out, count, hidden_.get(), shape_.hidden, true);
+      each_token(count, [&](int64_t token) { normed(layer.inner_norm, token, token); });
+      product(layer.gate_up, count, wide_.get(), 2 * shape_.inner, false);
+      each_token(count, [&](int64_t token) {
+        kernels_.gate(wide_.get() + token * 2 * shape_.inner, shape_.inner, shape_.activation, scratch);
+        to_levels(scratch, shape_.inner, token);
+      });
+      product(layer.down, count, hidden_.get(), shape_.hidden, true);
+    }
+    each_token(wanted_count, [&](int64_t slot) { normed(ends_.norm, wanted[slot], slot); });
+    product(ends_.head, wanted_count, logits, shape_.vocabulary, false);
+  });
+  if (shape_.logits_factor != 1)
+    for (int64_t i = 0; i < static_cast<int64_t>(wanted_count) * shape_.vocabulary; i++)
+      logits[i] *= shape_.logits_factor;
+}
+
+template <typename Number> void Model::copy(const Cache &cache, int source, int target, int length) const {
+  const int whole = length / LANES * LANES, width = shape_.width;
+  for (int head = 0; head < shape_.kv_heads; head++) {
+    const auto strip = [&](void *half, int row) {
+      return static_cast<Number *>(half) +
+             (static_cast<int64_t>(row) * shape_.kv_heads + head) * cache.columns * width;
+    };
+    const auto bytes = [&](int count) { return static_cast<size_t>(count) * static_cast<size_t>(width) * sizeof(Number); };
+    const Number *keys = strip(cache.keys, source);
+    Number *to = strip(cache.keys, target);
+    std::memcpy(to, keys, bytes(whole));
+    for (int i = 0; i < width; i++) // the last block's first columns
+      for (int column = 0; column < length - whole; column++)
+        to[(whole * width) + i * LANES + column] = keys[(whole * width) + i * LANES + column];
+    std::memcpy(strip(cache.values, target), strip(cache.values, source), bytes(length));
+  }
+}
+
+void Model::copy_row(int source, int target, int length) {
+  if (std::min(source, target) < 0 || std::max(source, target) >= shape_.rows || length < 0 || length > shape_.max_len)
+    throw std::out_of_range("a row or the length of the copy is out of range");
+  if (source == target) return;
+  for (const Cache &cache : caches_) {
+    if (shape_.cache_dtype == BFLOAT16)
+      copy<uint16_t>(cache, source, target, length);
+    else
+      copy<float>(cache, source, target, length);
+  }
+}
+
+} // namespace accel

@@ -1,0 +1,110 @@
+// What happens to one token between the products: norms, gates, rotary positions, rounding to 8 bits.
+#pragma once
+#include "vectors.h"
+#include <cmath>
+
+namespace accel {
+namespace {
+
+// Rounds numbers to `LEVELS` levels of the returned scale; `sum` is that of the levels.
+inline float to_levels(const float *numbers, int size, int8_t *levels, int32_t *sum, int64_t stride) {
+  Floats most = all(1.17549435e-38f);
+  for (int i = 0; i < size; i += STEP) most = largest(most, magnitude(load(numbers + i)));
+  const float scale = maximum(most) / LEVELS > 1.17549435e-38f ? maximum(most) / LEVELS : 1.17549435e-38f;
+  typedef int8_t Bytes __attribute__((vector_size(STEP), aligned(1), may_alias));
+  Ints total{};
+  for (int i = 0; i < size; i += STEP) {
+    Ints level = __builtin_convertvector(nearest(load(numbers + i) / scale), Ints);
+    total += level;
+    *reinterpret_cast<Bytes *>(levels + i) = __builtin_convertvector(level, Bytes);
+  }
+  memset(levels + size, 0, static_cast<size_t>(stride - size));
+  *sum = 0;
+  for (int i = 0; i < STEP; i++) *sum += total[i];
+  return scale;
+}
+
+void quantise(const float *numbers, int size, const Levels &out, int64_t token) {
+  int8_t *levels = out.levels + token * out.stride;
+  float &scale = out.scales[token] = to_levels(numbers, size, levels, out.sums + token, out.stride);
+  Floats squares{};
+  for (int i = 0; i < size; i += STEP) squares += load(numbers + i) * load(numbers + i);
+  const float mean = sum(squares) / size;
+  out.rest[token] = scale * LEVELS > OUTLIER * std::sqrt(mean);
+  if (!std::isfinite(mean)) scale = NAN; // levels of what is no number would make numbers of it
+  if (!out.rest[token]) return;
+  const int64_t slot = out.capacity + token;
+  float *rest = static_cast<float *>(__builtin_alloca(size * sizeof(float)));
+  for (int i = 0; i < size; i++) rest[i] = numbers[i] - levels[i] * scale;
+  out.scales[slot] = to_levels(rest, size, out.levels + slot * out.stride, out.sums + slot, out.stride);
+}
+
+// Root-mean-square norm (Zhang and Sennrich 2019, arXiv:1910.07467).
+void normalise(const float *numbers, const float *weight, int size, float epsilon, float *out) {
+  Floats squares{};
+  for (int i = 0; i < size; i += STEP) squares += load(numbers + i) * load(numbers + i);
+  const float factor = 1 / std::sqrt(sum(squares) / size + epsilon);
+  for (int i = 0; i < size; i += STEP) store(out + i, load(numbers + i) * factor * load(weight + i));
+}
+
+// act(gate) * up (Shazeer 2020, arXiv:2002.05202).
+void gate(const float *gate_up, int inner, int activation, float *out) {
+  for (int i = 0; i < inner; i += STEP) {
+    Floats x = load(gate_up + i), inside = x;
+    // gelu by tanh is x * sigmoid(2 * sqrt(2 / pi) * (x + 0.044715 x^3))
+    if (activation == GELU_TANH) inside = 1.59576912f * (x + 0.044715f * x * x * x);
+    store(out + i, x / (1.f + exponential(-inside)) * load(gate_up + inner + i));
+  }
+}
+
+void embed(const Shape &shape, const void *table, int32_t token, float *out) {
+  const int64_t first = static_cast<int64_t>(token) * shape.hidden;
+  for (int i = 0; i < shape.hidden; i += STEP) {
+    Floats value = shape.embedding_dtype == BFLOAT16 ? load(static_cast<const uint16_t *>(table) + first + i)
+                                                     : load(static_cast<const float *>(table) + first + i);
+    store(out + i, value * shape.embedding_factor);
+  }
+}
+
+// Rotates the first dimensions of a head, in halves (Su et al. 2021, arXiv:2104.09864, in transformers' order).
+inline void rotate(float *head, int rotary, const float *cosines, const float *sines) {
+  for (int i = 0; i < rotary / 2; i++) {
+    const float a = head[i], b = head[i + rotary / 2];
+    head[i] = a * cosines[i] - b * sines[i];
+    head[i + rotary / 2] = b * cosines[i] + a * sines[i];
+  }
+}
+
+template <typename Number>
+void keep(const Shape &shape, const Cache &cache, int row, int column, const float *keys, const float *values) {
+  for (int head = 0; head < shape.kv_heads; head++) {
+    const int64_t strip = (static_cast<int64_t>(row) * shape.kv_heads + head) * cache.columns * shape.width;
+    Number *key = static_cast<Number *>(cache.keys) + strip + (column / LANES) * LANES * shape.width + column % LANES;
+    Number *value = static_cast<Number *>(cache.values) + strip + static_cast<int64_t>(column) * shape.width;
+    for (int i = 0; i < shape.width; i++) {
+      put(key + i * LANES, keys[head * shape.width + i]);
+      put(value + i, values[head * shape.width + i]);
+    }
+  }
+}
+
+// Norms and rotates the queries and keys of a token in place, and writes its keys and values.
+void write(const Shape &shape, const Layer &layer, const Cache &cache, const float *cosines, const float *sines,
+           int row, int column, float *qkv) {
+  const int64_t half = static_cast<int64_t>(column) * (shape.rotary / 2);
+  for (int head = 0; head < shape.heads + shape.kv_heads; head++) {
+    float *at = qkv + static_cast<int64_t>(head) * shape.width;
+    const float *norm = head < shape.heads ? layer.query_norm : layer.key_norm;
+    if (norm) normalise(at, norm, shape.width, shape.epsilon, at);
+    rotate(at, shape.rotary, cosines + half, sines + half);
+  }
+  const float *keys = qkv + static_cast<int64_t>(shape.heads) * shape.width;
+  const float *values = keys + static_cast<int64_t>(shape.kv_heads) * shape.width;
+  if (shape.cache_dtype == BFLOAT16)
+    keep<uint16_t>(shape, cache, row, column, keys, values);
+  else
+    keep<float>(shape, cache, row, column, keys, values);
+}
+
+} // namespace
+} // namespace accel

@@ -1,0 +1,93 @@
+// What the kernels, the model and the C interface share. No standard containers: these headers are compiled once for
+// each instruction set, and an inline function of theirs must never serve a processor without it.
+#pragma once
+#include <cstdint>
+
+namespace accel {
+
+constexpr int LANES = 16;   // columns of a block of keys; what widths must be multiples of
+constexpr int PANEL = 32;   // outputs of a weight that lie together
+constexpr int COLUMNS = 64; // KV-cache columns that attention takes at a time
+constexpr float LEVELS = 127;
+// A token whose largest number is so many times its root mean square is held in two passes of 8 bits, 15 bits in all.
+constexpr float OUTLIER = 16;
+
+enum Dtype : int32_t { FLOAT32 = 0, BFLOAT16 = 1 };
+enum Activation : int32_t { SILU = 0, GELU_TANH = 1 };
+
+// A linear layer with 8-bit weights: `[outputs / PANEL][inputs / 4][PANEL][4]` levels plus 128, a scale per output.
+struct Linear {
+  const uint8_t *weight;
+  const float *scales;
+  const float *bias; // null for none
+  int32_t inputs;
+  int32_t outputs;
+};
+
+// Tokens as 8-bit levels. Slot t is token t; slot `capacity + t` is what rounding left of it, where `rest[t]` is set.
+struct Levels {
+  int8_t *levels; // [2 * capacity][stride]
+  float *scales;  // [2 * capacity]
+  int32_t *sums;  // [2 * capacity], of the levels of a slot
+  uint8_t *rest;  // [capacity]
+  int64_t stride;
+  int64_t capacity;
+};
+
+// Numbers of a decoder of Llama's family.
+struct Shape {
+  int32_t layers, hidden, inner, heads, kv_heads, width; // width: of a head
+  int32_t rotary;                                        // dimensions of a head that are rotated
+  int32_t vocabulary, rows, max_len;
+  int32_t cache_dtype, embedding_dtype, activation;
+  float epsilon, scaling; // of the norms; of the attention's scores
+  float embedding_factor, residual_factor, logits_factor;
+};
+
+struct Layer {
+  Linear qkv, out, gate_up, down;
+  const float *norm, *inner_norm;    // [hidden]
+  const float *query_norm, *key_norm; // [width], null for none
+  int32_t window;                    // columns that a token sees, itself included; 0 for all
+};
+
+// KV cache of one layer: keys `[rows][kv_heads][blocks of LANES columns][width][LANES]`, so that a vector holds one
+// dimension of neighbouring columns; values `[rows][kv_heads][columns][width]`.
+struct Cache {
+  void *keys, *values;
+  int64_t columns; // of a row: max_len, rounded up to whole blocks
+};
+
+// Tokens of one row in a step.
+struct Lane {
+  int32_t row, start, length, offset;
+};
+
+// Some tokens of a lane and one key/value head of it.
+struct Task {
+  Lane lane;
+  int32_t first, count, kv_head;
+};
+
+// Functions of one instruction set. Those on tokens work on one token, so that callers share tokens out as they like.
+struct Kernels {
+  const char *name;
+  void (*quantise)(const float *numbers, int size, const Levels &out, int64_t token);
+  void (*normalise)(const float *numbers, const float *weight, int size, float epsilon, float *out);
+  void (*gate)(const float *gate_up, int inner, int activation, float *out);
+  void (*linear)(const Linear &layer, const Levels &in, int64_t tokens, int first_panel, int last_panel, float *out,
+                 int64_t stride, bool add, float factor);
+  void (*embed)(const Shape &shape, const void *table, int32_t token, float *out);
+  void (*write)(const Shape &shape, const Layer &layer, const Cache &cache, const float *cosines, const float *sines,
+                int row, int column, float *qkv);
+  void (*attend)(const Shape &shape, const Layer &layer, const Cache &cache, const Task &task, const float *qkv,
+                 int64_t qkv_stride, float *out, float *scratch);
+};
+
+const Kernels &kernels_avx2();
+const Kernels &kernels_avx512vnni();
+
+// Floats of scratch that `attend` wants for a task of so many query rows.
+constexpr int64_t attend_scratch(int64_t query_rows) { return 2 * query_rows + 16 * COLUMNS; }
+
+} // namespace accel

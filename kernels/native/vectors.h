@@ -1,0 +1,112 @@
+// A register of numbers at a time, in the compiler's vector types; the few operations these lack are written for each
+// instruction set.
+#pragma once
+#include "types.h"
+#include <cstring>
+#include <immintrin.h>
+
+namespace accel {
+namespace {
+
+#ifdef __AVX512F__
+constexpr int STEP = 16; // numbers of a register
+#else
+constexpr int STEP = 8;
+#endif
+static_assert(LANES % STEP == 0, "blocks of the KV cache hold whole registers");
+
+typedef float Floats __attribute__((vector_size(4 * STEP)));
+typedef int32_t Ints __attribute__((vector_size(4 * STEP)));
+typedef float UnalignedFloats __attribute__((vector_size(4 * STEP), aligned(4), may_alias));
+
+inline Floats load(const float *from) { return *reinterpret_cast<const UnalignedFloats *>(from); }
+inline void store(float *to, Floats value) { *reinterpret_cast<UnalignedFloats *>(to) = value; }
+inline Floats all(float value) { return value - Floats{}; }
+inline Floats largest(Floats a, Floats b) { return a > b ? a : b; }
+inline Floats magnitude(Floats a) { return (Floats)((Ints)a & 0x7fffffff); }
+inline Floats bits(Ints a) { return (Floats)a; }
+
+inline Floats load(const uint16_t *from) { // bfloat16: the upper half of a float32
+#ifdef __AVX512F__ // the forms with a mask, because the others make this compiler warn
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(from));
+  return (Floats)((Ints)_mm512_maskz_cvtepu16_epi32(0xffff, half) << 16);
+#else
+  const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i *>(from));
+  return (Floats)((Ints)_mm256_cvtepu16_epi32(half) << 16);
+#endif
+}
+
+inline uint16_t rounded(float value) { // to bfloat16, to nearest even
+  uint32_t word;
+  memcpy(&word, &value, 4);
+  return static_cast<uint16_t>((word + 0x7fff + ((word >> 16) & 1)) >> 16);
+}
+inline void put(float *to, float value) { *to = value; }
+inline void put(uint16_t *to, float value) { *to = rounded(value); }
+inline float get(const float *from) { return *from; }
+inline float get(const uint16_t *from) {
+  uint32_t word = static_cast<uint32_t>(*from) << 16;
+  float value;
+  memcpy(&value, &word, 4);
+  return value;
+}
+
+inline float sum(Floats a) { // in a fixed order
+  float folded[STEP];
+  store(folded, a);
+  for (int width = STEP / 2; width; width /= 2)
+    for (int i = 0; i < width; i++) folded[i] += folded[i + width];
+  return folded[0];
+}
+
+inline float maximum(Floats a) {
+  float folded[STEP];
+  store(folded, a);
+  for (int width = STEP / 2; width; width /= 2)
+    for (int i = 0; i < width; i++) folded[i] = folded[i] > folded[i + width] ? folded[i] : folded[i + width];
+  return folded[0];
+}
+
+inline Floats nearest(Floats a) { // whole numbers, ties to even; right for magnitudes below 2^22
+  const Floats shift = all(12582912.f);
+  Floats moved = a + shift;
+  __asm__("" : "+m"(moved)); // or the compiler would see that nothing is added
+  return moved - shift;
+}
+
+// e^x to about one unit in the last place: 2^n times the Taylor series of 2^f, |f| <= 1/2.
+inline Floats exponential(Floats x) {
+  x = largest(x, all(-87.f));
+  x = x > 88.f ? all(88.f) : x;
+  Floats scaled = x * 1.44269504f, whole = nearest(scaled), f = scaled - whole;
+  Floats p = all(1.5403530e-4f);
+  p = p * f + 1.3333558e-3f;
+  p = p * f + 9.6181291e-3f;
+  p = p * f + 5.5504109e-2f;
+  p = p * f + 2.4022651e-1f;
+  p = p * f + 6.9314718e-1f;
+  p = p * f + 1.f;
+  return bits((__builtin_convertvector(whole, Ints) << 23) + (Ints)p);
+}
+
+// Sums of four products of an unsigned and a signed byte, added to 32-bit numbers. The weights' zero is stored as 128:
+// `ZERO` is what of it the sums still hold, times the sum of the signed bytes.
+#ifdef __AVX512VNNI__
+constexpr int32_t ZERO = 128;
+inline Ints dot(Ints sums, const uint8_t *weights, int32_t four) {
+  return (Ints)_mm512_dpbusd_epi32((__m512i)sums, _mm512_loadu_si512(weights), _mm512_set1_epi32(four));
+}
+#else
+// The weight's levels are -127 to 127, so that no pair of products leaves 16 bits.
+constexpr int32_t ZERO = 0;
+inline Ints dot(Ints sums, const uint8_t *weights, int32_t four) {
+  const __m256i stored = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(weights));
+  const __m256i weight = _mm256_xor_si256(stored, _mm256_set1_epi8(static_cast<char>(0x80)));
+  const __m256i token = _mm256_sign_epi8(_mm256_set1_epi32(four), weight);
+  const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weight), token);
+  return sums + (Ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+#endif
+
+} // namespace
+} // namespace accel

@@ -1,0 +1,148 @@
+"""A model with 8-bit weights as numpy arrays: in memory, or mapped from a file."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_accel.errors import ModelRejected
+
+if TYPE_CHECKING:
+    import langchain_accel_kernels as kernels
+
+FILE = "model.int8.safetensors"
+"""Name of the file in an exported folder."""
+
+_FORMAT = "1"
+_FILLING = "filling."
+_LENGTH = struct.Struct("<Q")
+_ALIGNED = 64  # bytes: where every array begins, so that no load of a register crosses a line of the cache
+_DTYPES: dict[str, np.dtype[Any]] = {"U8": np.dtype(np.uint8), "BF16": np.dtype(np.uint16), "F32": np.dtype(np.float32)}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What of a model does not depend on rows and columns.
+
+    Attributes:
+        numbers: sizes and factors, as the kernels' `Numbers` names them.
+        windows: for each layer, the columns that a token sees, itself included; 0 for all.
+        rotary_factor: on the cosines and sines of the rotary positions.
+        arrays: `embedding`, `norm`, `frequencies`, `expected` (logits of the model before it was rounded, for the
+            self-check's prompt), and for each layer and the head `{index}.qkv.weight`, `.scales`,
+            `.bias` and so on.
+    """
+
+    numbers: dict[str, Any]
+    windows: list[int]
+    rotary_factor: float
+    arrays: dict[str, NDArray[Any]]
+
+    @property
+    def bytes(self) -> int:
+        """Size of all arrays."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+    def open(self, rows: int, max_len: int, cache: str, threads: int) -> kernels.Model:
+        """Return the kernels' model, with a KV cache.
+
+        Args:
+            rows: of the KV cache.
+            max_len: columns of a row.
+            cache: dtype of keys and values, `"float32"` or `"bfloat16"`.
+            threads: that share each step.
+        """
+        import langchain_accel_kernels as kernels
+
+        numbers = kernels.Numbers(**self.numbers, rows=rows, max_len=max_len, cache=cache)
+        angles = np.arange(max_len, dtype=np.float32)[:, None] * self.arrays["frequencies"]
+        attended, group = numbers.heads * numbers.width, 2 * numbers.kv_heads * numbers.width
+        layers = [
+            kernels.Layer(
+                qkv=self._linear(f"{index}.qkv", numbers.hidden, attended + group),
+                out=self._linear(f"{index}.out", attended, numbers.hidden),
+                gate_up=self._linear(f"{index}.gate_up", numbers.hidden, 2 * numbers.inner),
+                down=self._linear(f"{index}.down", numbers.inner, numbers.hidden),
+                norm=self.arrays[f"{index}.norm"],
+                inner_norm=self.arrays[f"{index}.inner_norm"],
+                query_norm=self.arrays.get(f"{index}.query_norm"),
+                key_norm=self.arrays.get(f"{index}.key_norm"),
+                window=window if window < max_len else 0,
+            )
+            for index, window in enumerate(self.windows)
+        ]
+        ends = kernels.Ends(
+            embedding=self.arrays["embedding"],
+            norm=self.arrays["norm"],
+            cosines=np.cos(angles) * np.float32(self.rotary_factor),
+            sines=np.sin(angles) * np.float32(self.rotary_factor),
+            head=self._linear("head", numbers.hidden, numbers.vocabulary),
+        )
+        return kernels.Model(numbers, layers, ends, threads)
+
+    def _linear(self, name: str, inputs: int, outputs: int) -> kernels.PackedLinear:
+        import langchain_accel_kernels as kernels
+
+        weight, scales = self.arrays[f"{name}.weight"], self.arrays[f"{name}.scales"]
+        return kernels.PackedLinear(weight, scales, self.arrays.get(f"{name}.bias"), inputs, outputs)
+
+
+def write(packed: Packed, folder: Path) -> None:
+    """Write a safetensors file whose arrays can be used where they lie in it."""
+    described = {field.name: getattr(packed, field.name) for field in fields(packed) if field.name != "arrays"}
+    header: dict[str, Any] = {"__metadata__": {"format": _FORMAT, "model": json.dumps(described)}}
+    pieces: list[Any] = []
+    end = 0
+    for name, array in packed.arrays.items():
+        header[name] = _entry(_NAMES[array.dtype], array.shape, end, array.nbytes)
+        end += array.nbytes
+        filling = -end % _ALIGNED  # the format allows no holes
+        header[f"{_FILLING}{name}"] = _entry("U8", (filling,), end, filling)
+        end += filling
+        pieces += [array.data, bytes(filling)]
+    text = json.dumps(header).encode()
+    text += b" " * (-(_LENGTH.size + len(text)) % _ALIGNED)
+    with (folder / FILE).open("wb") as file:
+        file.write(_LENGTH.pack(len(text)) + text)
+        file.writelines(pieces)
+
+
+def _entry(dtype: str, shape: tuple[int, ...], first: int, size: int) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [first, first + size]}
+
+
+def read(folder: Path) -> Packed:
+    """Map a file that `write` wrote; nothing of it is read before it is used.
+
+    Raises:
+        ModelRejected: the file is damaged, or of another version.
+    """
+    path = folder / FILE
+    try:
+        mapped = np.memmap(path, np.uint8, "r")
+        (length,) = _LENGTH.unpack(mapped[: _LENGTH.size].tobytes())
+        header = json.loads(mapped[_LENGTH.size : _LENGTH.size + length].tobytes())
+        about = header.pop("__metadata__")
+        if about["format"] != _FORMAT:
+            msg = f"it has format {about['format']}, and this version reads format {_FORMAT}"
+            raise ValueError(msg)  # noqa: TRY301
+        data = np.asarray(mapped)[_LENGTH.size + length :]
+        arrays = {}
+        for name, entry in header.items():
+            first, last = entry["data_offsets"]
+            if last > len(data):
+                msg = f"it ends before {name}"
+                raise ValueError(msg)  # noqa: TRY301
+            if not name.startswith(_FILLING):
+                arrays[name] = data[first:last].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        return Packed(**json.loads(about["model"]), arrays=arrays)
+    except (KeyError, TypeError, ValueError, struct.error) as error:
+        msg = f"{path} cannot be used ({error}); export the model again"
+        raise ModelRejected(msg) from error

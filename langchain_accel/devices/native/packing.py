@@ -1,0 +1,103 @@
+"""From a transformers model to the kernels' arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from langchain_accel.devices.base import Logits, Progress
+from langchain_accel.devices.memory import head_counts
+from langchain_accel.devices.native import members
+from langchain_accel.devices.native.packed import Packed
+
+
+def pack(model: Any, expected: Logits, threads: int, progress: Progress) -> Packed:
+    """Round a model's products to 8 bits.
+
+    Args:
+        model: of the family, as transformers loaded it, in float32 or bfloat16.
+        expected: its logits for the self-check's prompt.
+        threads: that pack, a product each.
+        progress: told about packing.
+    """
+    config = model.config.to_dict()
+    member = members.FAMILY[config["model_type"]]
+    weight, rope = model.model.embed_tokens.weight, model.model.rotary_emb
+    factor = config[member.embedding_factor] if member.embedding_factor else 1.0
+    if member.rooted:
+        factor = float(torch.tensor(config["hidden_size"] ** 0.5, dtype=weight.dtype))
+    heads, kv_heads = head_counts(config)
+    numbers = {
+        "hidden": config["hidden_size"],
+        "inner": config["intermediate_size"],
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "width": members.width(config),
+        "rotary": 2 * len(rope.inv_freq),
+        "vocabulary": len(weight),
+        "epsilon": config["rms_norm_eps"],
+        "scaling": config[member.scaling] if member.scaling else members.width(config) ** -0.5,
+        "activation": members.activation(config),
+        "embedding_factor": factor,
+        "residual_factor": config[member.residual_factor] if member.residual_factor else 1.0,
+        "logits_factor": 1 / config[member.logits_divisor] if member.logits_divisor else 1.0,
+    }
+    arrays = {
+        "embedding": _array(weight),
+        "norm": _norm(model.model.norm, member),
+        "frequencies": rope.inv_freq.float().numpy(),
+        "expected": expected,
+    }
+    for index, layer in enumerate(model.model.layers):
+        arrays[f"{index}.norm"] = _norm(layer.input_layernorm, member)
+        arrays[f"{index}.inner_norm"] = _norm(layer.post_attention_layernorm, member)
+        if hasattr(layer.self_attn, "q_norm"):
+            arrays[f"{index}.query_norm"] = _norm(layer.self_attn.q_norm, member)
+            arrays[f"{index}.key_norm"] = _norm(layer.self_attn.k_norm, member)
+    names, layers = zip(*_products(model), strict=True)
+    with ThreadPoolExecutor(threads) as pool:
+        for done, (name, product) in enumerate(zip(names, pool.map(_pack, layers), strict=True)):
+            progress("packing weights", done, len(names))
+            arrays |= {f"{name}.{part}": numbers for part, numbers in product.items()}
+    progress("packing weights", len(names), len(names))
+    return Packed(numbers, members.windows(config), float(rope.attention_scaling), arrays)
+
+
+def _products(model: Any) -> Iterator[tuple[str, list[torch.nn.Linear]]]:
+    """Yield the name of every product of the kernels, and the layers that make it, one below the other."""
+    for index, layer in enumerate(model.model.layers):
+        attention, mlp = layer.self_attn, layer.mlp
+        whole = hasattr(attention, "qkv_proj")
+        yield f"{index}.qkv", [attention.qkv_proj] if whole else [attention.q_proj, attention.k_proj, attention.v_proj]
+        yield f"{index}.out", [attention.o_proj]
+        yield f"{index}.gate_up", [mlp.gate_up_proj] if hasattr(mlp, "gate_up_proj") else [mlp.gate_proj, mlp.up_proj]
+        yield f"{index}.down", [mlp.down_proj]
+    yield "head", [model.lm_head]
+
+
+def _pack(layers: list[torch.nn.Linear]) -> dict[str, NDArray[Any]]:
+    import langchain_accel_kernels as kernels
+
+    weight = layers[0].weight if len(layers) == 1 else torch.cat([layer.weight for layer in layers])
+    product = kernels.pack(_array(weight))
+    found: dict[str, NDArray[Any]] = {"weight": product.weight, "scales": product.scales}
+    if any(layer.bias is not None for layer in layers):
+        bias = [torch.zeros(layer.out_features) if layer.bias is None else layer.bias.float() for layer in layers]
+        found["bias"] = np.resize(torch.cat(bias).numpy(), product.scales.shape)  # what is past the outputs is not read
+    return found
+
+
+def _norm(module: Any, member: members.Member) -> NDArray[Any]:
+    return _array(module.weight.float() + member.norm_offset)
+
+
+def _array(tensor: torch.Tensor) -> NDArray[Any]:
+    """Return a copy of a tensor as the kernels take it: float32, or bfloat16 as uint16."""
+    held = tensor.contiguous().view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor.float().contiguous()
+    numbers: NDArray[Any] = held.numpy().copy()
+    return numbers.view(np.uint16) if tensor.dtype is torch.bfloat16 else numbers

@@ -1,0 +1,84 @@
+"""Before a model serves: does the row step compute the logits that the model is known to compute?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from langchain_accel.devices.base import Device, IntArray, Logits
+from langchain_accel.errors import ModelRejected
+
+_TOKENS = 12
+_CHUNKS = (0, 5, 9)  # a prefill, a resumed prefill, then single tokens
+_PADDING = 3
+
+Tolerance = tuple[float, float]
+"""Relative error of centred logits: median over tokens, and worst token.
+
+A mixture of experts may route a single token differently for a rounding, hence two numbers; a wrong mask or position is
+far above both.
+"""
+FLOAT32: Tolerance = (1e-4, 1e-2)
+BFLOAT16: Tolerance = (5e-2, 5e-1)
+INT8: Tolerance = (2e-1, 6e-1)
+"""Against a model whose weights are not rounded; tiny random models come near it, trained ones stay far below."""
+
+
+def probe(vocab_size: int, max_len: int) -> IntArray:
+    """Return the check's prompt, `[n]` token ids: random, but the same at every load."""
+    return np.random.default_rng(0).integers(0, vocab_size, _TOKENS)[:max_len]
+
+
+def run(name: str, device: Device, prompt: IntArray) -> Logits:
+    """Run the prompt through a device in pieces.
+
+    Args:
+        name: of the model, for the error.
+        device: what will serve.
+        prompt: `[n]` token ids.
+
+    Returns:
+        `[n, vocab_size]` logits.
+
+    Raises:
+        ModelRejected: the device fails.
+    """
+    try:
+        return _in_pieces(device, prompt)
+    except ModelRejected:
+        raise
+    except Exception as error:
+        msg = f"{name} cannot run as row steps: {type(error).__name__}: {error}"
+        raise ModelRejected(msg) from error
+
+
+def compare(name: str, actual: Logits, expected: Logits, tolerance: Tolerance) -> None:
+    """Compare a device's logits with those of the model by itself, both `[n, vocab_size]`.
+
+    Raises:
+        ModelRejected: they are off by more than the tolerance.
+    """
+    expected = expected - expected.mean(axis=-1, keepdims=True)
+    actual = actual - actual.mean(axis=-1, keepdims=True)
+    errors = np.linalg.norm(actual - expected, axis=-1) / (np.linalg.norm(expected, axis=-1) + 1e-9)
+    median, worst = tolerance
+    if not (np.median(errors) <= median and errors.max() <= worst):
+        msg = (
+            f"{name} computes other logits as row steps than by itself (relative error {np.median(errors):.2g}, worst "
+            f"{errors.max():.2g}; {median:.2g} and {worst:.2g} are allowed): it is refused rather than answered wrongly"
+        )
+        raise ModelRejected(msg)
+
+
+def _in_pieces(device: Device, prompt: IntArray) -> Logits:
+    """Run the prompt on the arena's last row: prefill, resumed prefill, single tokens, all but these padded."""
+    row = np.array([device.spec.rows - 1])
+    cuts = [cut for cut in _CHUNKS if cut < len(prompt)] + list(range(_CHUNKS[-1] + 1, len(prompt) + 1))
+    pieces = []
+    for start, end in zip(cuts, [*cuts[1:], len(prompt)], strict=True):
+        length = end - start
+        if length == 0:
+            continue
+        tokens = np.pad(prompt[start:end], (0, _PADDING if length > 1 else 0))[None]
+        logits = device.verify(tokens, np.array([length]), np.array([start]), row)
+        pieces.append(logits[0, :length].copy())
+    return np.concatenate(pieces)

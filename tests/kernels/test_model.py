@@ -1,0 +1,186 @@
+"""Whole steps of every member of the family, against torch's own 8-bit layers and against themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("langchain_accel_kernels", reason="pip install ./kernels")
+pytest.importorskip("torch")
+
+import langchain_accel_kernels as kernels
+import torch
+from transformers import AutoModelForCausalLM
+
+from langchain_accel.devices import xeon
+from langchain_accel.devices.base import Device, Plan, silent
+from langchain_accel.devices.native import members
+from langchain_accel.devices.native.device import NativeDevice
+from langchain_accel.devices.processors import cpu_flags
+from langchain_accel.devices.torch_rows import linears, quantised
+from tests.tiny_models import ARCHITECTURES, VOCABULARY, make
+
+needs_vnni = pytest.mark.skipif(not quantised._INSTRUCTIONS.intersection(cpu_flags()), reason="no 8-bit instructions")
+WIDE = {"head_dim": 16, "hidden_size": 96, "intermediate_size": 112}
+SET = kernels.instructions()
+NAMES = [name for name, (kind, _) in ARCHITECTURES.items() if kind in members.FAMILY]
+LONG = 128
+
+
+def load(folder: Path, dtype: str = "float32", **options: Any) -> Device:
+    plan = Plan("xeon", str(folder), rows=4, max_len=LONG, dtype=dtype)
+    return xeon.load(plan, xeon.Options(weights="int8", prefill_chunk=32, **{"threads": 1, **options}))
+
+
+def prompt(size: int = 100, seed: int = 1) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.random.default_rng(seed).integers(5, VOCABULARY, size)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Device]]:
+    folder = make(request.param, tmp_path_factory.mktemp("wide") / request.param, **WIDE)
+    device = load(folder)
+    yield folder, device
+    device.close()
+
+
+def test_members_are_among_the_models(served: tuple[Path, Device]) -> None:
+    assert isinstance(served[1], NativeDevice)
+
+
+@needs_vnni
+def test_logits_are_those_of_torchs_8_bit_layers(served: tuple[Path, Device]) -> None:
+    """At every token of 100: past windows, and past a block of columns.
+
+    Mutants seen to fail: a window one column longer; keys rotated at the next position; values of the next head.
+    """
+    folder, device = served
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    linears.replace(model, quantised.Int8Linear, silent, tied=True)
+    tokens = prompt()
+    with torch.inference_mode():
+        wanted = model(torch.from_numpy(tokens)[None]).logits[0].numpy()
+    found = device.verify(tokens[None], np.array([len(tokens)]), np.array([0]), np.array([2]))[0]
+    # A number that lies between two levels may be rounded either way: few logits differ, and these not by much.
+    far = np.linalg.norm(found - wanted, axis=-1) / np.linalg.norm(wanted - wanted.mean(-1, keepdims=True), axis=-1)
+    assert np.median(far) < 1e-2
+    assert far.max() < 0.2
+
+
+def test_a_token_is_computed_alike_in_every_step(served: tuple[Path, Device]) -> None:
+    """Bit for bit: in one piece, in pieces beside other rows, on a copied prefix, alone.
+
+    Mutants seen to fail: blocks of columns counted from a lane's start; the whole last block of keys copied.
+    """
+    _, device = served
+    tokens, other = prompt(), prompt(70, seed=2)
+    one = np.array([1])
+    whole = device.verify(tokens[None], np.array([100]), np.array([0]), one * 0)[0].copy()
+    pieces = []
+    for first, last, beside in ((0, 5, 30), (5, 6, 1), (6, 64, 3), (64, 99, 36)):
+        size = last - first
+        both = np.zeros((2, max(size, beside)), np.int64)
+        both[0, :size], both[1, :beside] = tokens[first:last], other[:beside]
+        logits = device.verify(both, np.array([size, beside]), np.array([first, 0]), np.array([1, 3]))
+        pieces.append(logits[0, :size].copy())
+    assert (np.concatenate(pieces) == whole[:99]).all()
+    device.verify(other[None], np.array([70]), np.array([0]), one * 2)
+    device.copy_row(1, 2, 37)
+    again = device.verify(tokens[None, 37:99], np.array([62]), np.array([37]), one * 2)[0]
+    assert (again == whole[37:99]).all()
+    last = device.decode(tokens[[99, 99, 99]], np.array([99] * 3), np.array([2, 0, 1]))
+    assert (last == whole[99]).all()
+    assert (device.prefill(tokens[None, 98:], np.array([2]), np.array([98]), one) == whole[99]).all()
+
+
+def test_a_copy_leaves_the_columns_behind_it_alone(served: tuple[Path, Device]) -> None:
+    """Mutant seen to fail: the whole last block of keys copied."""
+    _, device = served
+    mine, other = prompt(40), prompt(40, seed=3)
+    other[:10] = mine[:10]
+    for row, tokens in enumerate((mine, other)):
+        device.prefill(tokens[None], np.array([40]), np.array([0]), np.array([row]))
+    before = device.decode(mine[:1], np.array([40]), np.array([0])).copy()
+    device.copy_row(1, 0, 10)
+    assert (device.decode(mine[:1], np.array([40]), np.array([0])) == before).all()
+
+
+@pytest.mark.parametrize("name", ["avx2", "avx512vnni"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_and_instruction_sets_agree(
+    name: str, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads bit for bit. Mutant seen to fail: no meeting between the keys' writing and the attention."""
+    folder = make("llama", tmp_path, **WIDE)
+    right = load(folder)
+    monkeypatch.setenv("LANGCHAIN_ACCEL_INSTRUCTIONS", name)
+    if kernels.instructions() != name:
+        pytest.skip(f"this processor has no {name}")
+    device = load(folder, threads=threads)
+    native = kernels.instructions() == SET
+    for seed in range(5):
+        arguments = (prompt(100, seed)[None], np.array([100]), np.array([0]), np.array([0]))
+        found, wanted = device.prefill(*arguments), right.prefill(*arguments)
+        if native:
+            assert (found == wanted).all()
+        np.testing.assert_allclose(found, wanted, atol=0.1 * np.abs(wanted).max())
+    device.close()
+    right.close()
+
+
+def test_a_short_cache_is_close_to_an_exact_one(tmp_path: Path) -> None:
+    """bfloat16 keys and values, which are the default."""
+    folder = make("llama", tmp_path, **WIDE)
+    exact, short = load(folder), load(folder, dtype="auto")
+    arguments = (prompt()[None], np.array([100]), np.array([0]), np.array([0]))
+    wanted, found = exact.prefill(*arguments)[0], short.prefill(*arguments)[0]
+    assert 0 < np.linalg.norm(found - wanted) < 0.1 * np.linalg.norm(wanted - wanted.mean())
+    exact.close()
+    short.close()
+
+
+def test_numbers_out_of_range_are_refused(served: tuple[Path, Device]) -> None:
+    _, device = served
+    with pytest.raises(RuntimeError, match="token, row or column 1 of the step is out of range"):
+        device.decode(np.array([5, VOCABULARY]), np.array([0, 0]), np.array([0, 1]))
+    with pytest.raises(RuntimeError, match="length of the copy is out of range"):
+        device.copy_row(0, 1, LONG + 1)
+    device.decode(np.array([5, 6]), np.array([0, 0]), np.array([0, 1]))
+
+
+class TestWhatTheKernelsLeaveToTorch:
+    """`unusable` says why, and torch serves."""
+
+    @pytest.mark.parametrize(
+        ("name", "overrides", "reason"),
+        [
+            ("gpt-neox", {}, "'gpt_neox' is none of gemma, granite, llama"),
+            ("llama", {}, "heads are 8 wide"),
+            ("llama", {**WIDE, "hidden_act": "relu"}, "its activation is 'relu'"),
+            ("llama", {**WIDE, "intermediate_size": 100}, "intermediate_size of 100 is no multiple of 16"),
+            (
+                "llama",
+                {**WIDE, "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+                "'dynamic' change with the length",
+            ),
+        ],
+    )
+    def test_for_a_reason(self, name: str, overrides: dict[str, Any], reason: str, tmp_path: Path) -> None:
+        from transformers import AutoConfig
+
+        folder = make(name, tmp_path, **overrides)
+        said = members.unusable(AutoConfig.from_pretrained(folder).to_dict())
+        assert said is not None
+        assert reason in said
+
+    @needs_vnni
+    def test_and_says_so(self, tmp_path: Path) -> None:
+        told: list[str] = []
+        plan = Plan("xeon", str(make("llama", tmp_path)), rows=1, max_len=32, dtype="float32")
+        device = xeon.load(plan, xeon.Options(weights="int8", threads=1), progress=lambda stage, *_: told.append(stage))
+        assert any("by torch, which is slower than the kernels: its heads are 8 wide" in stage for stage in told)
+        device.close()
