@@ -26,7 +26,8 @@ from transformers.utils.logging import disable_progress_bar
 from langchain_accel.cli import measuring, peers
 from langchain_accel.cli.workloads import Workload
 from langchain_accel.devices.base import Plan, Progress
-from langchain_accel.devices.xeon import Options, cpu_flags, fastest_dtype, load
+from langchain_accel.devices.processors import cpu_flags, fastest_dtype
+from langchain_accel.devices.xeon import Options, load
 from langchain_accel.runtime.engine import Engine
 
 SHAPES = {

@@ -19,6 +19,8 @@ far above both.
 """
 FLOAT32: Tolerance = (1e-4, 1e-2)
 BFLOAT16: Tolerance = (5e-2, 5e-1)
+ROUNDED: Tolerance = (2e-2, 5e-1)
+"""Between two that round to 8 bits: what lies between two levels may be rounded either way, in few tokens."""
 INT8: Tolerance = (2e-1, 6e-1)
 """Against a model whose weights are not rounded; tiny random models come near it, trained ones stay far below."""
 

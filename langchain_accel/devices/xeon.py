@@ -218,9 +218,16 @@ def load(plan: Plan, options: Options, rank: Rank = Rank(), progress: Progress =
             model = _load_share(config, dtype, plan, options, rank, progress, opened)
         progress("loading weights", need.weights, need.weights)
         # Where bfloat16 is emulated, packed weights are no faster.
-        pack = linears.pack if options.packed and fastest_dtype(cpu_flags()) == "bfloat16" else None
+        packs = options.packed and not int8 and fastest_dtype(cpu_flags()) == "bfloat16"
         return open_device(
-            model, dtype, serves, pack=pack, int8=int8, progress=progress, on_close=opened.pop_all().close, rank=rank
+            model,
+            dtype,
+            serves,
+            pack=linears.pack if packs else None,
+            int8=int8,
+            progress=progress,
+            on_close=opened.pop_all().close,
+            rank=rank,
         )
 
 

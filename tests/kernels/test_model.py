@@ -56,7 +56,8 @@ def test_members_are_among_the_models(served: tuple[Path, Device]) -> None:
 def test_logits_are_those_of_torchs_8_bit_layers(served: tuple[Path, Device]) -> None:
     """At every token of 100: past windows, and past a block of columns.
 
-    Mutants seen to fail: a window one column longer; keys rotated at the next position; values of the next head.
+    Mutants seen to fail, refused by the self-check before that: a window one column longer; positions of a neighbour;
+    values of the next head.
     """
     folder, device = served
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -74,7 +75,7 @@ def test_logits_are_those_of_torchs_8_bit_layers(served: tuple[Path, Device]) ->
 def test_a_token_is_computed_alike_in_every_step(served: tuple[Path, Device]) -> None:
     """Bit for bit: in one piece, in pieces beside other rows, on a copied prefix, alone.
 
-    Mutants seen to fail: blocks of columns counted from a lane's start; the whole last block of keys copied.
+    Mutant seen to fail: one column of values too few copied.
     """
     _, device = served
     tokens, other = prompt(), prompt(70, seed=2)

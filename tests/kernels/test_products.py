@@ -28,7 +28,7 @@ def drawn(seed: int, *shape: int) -> Floats:
 
 
 SIZES = {
-    "inputs": st.integers(1, 12).map(lambda sixteens: 16 * sixteens),
+    "inputs": st.integers(1, 24).map(lambda sixteens: 16 * sixteens),  # a single outlier stands out from 272 on
     "outputs": st.integers(1, 90),
     "tokens": st.integers(1, 40),
     "seed": st.integers(0, 2**16),
@@ -46,12 +46,14 @@ class TestEverySet:
         @given(**SIZES, bias=st.booleans(), outliers=st.booleans())
         def check(inputs: int, outputs: int, tokens: int, seed: int, bias: bool, outliers: bool) -> None:
             weight = drawn(seed, outputs, inputs) * np.logspace(-2, 2, outputs, dtype=np.float32)[:, None]
-            given_tokens, added = drawn(seed + 1, tokens, inputs), drawn(seed + 2, outputs) if bias else None
+            given_tokens, added = drawn(seed + 1, tokens, inputs), 100 * drawn(seed + 2, outputs) if bias else None
             if outliers:
                 given_tokens[::2, 3] *= 300
             exact = given_tokens.astype(np.float64) @ weight.T + (0 if added is None else added)
             found = kernels.linear(kernels.pack(weight, added), given_tokens)
             half_weight, half_token = (np.abs(a).max(-1, keepdims=True) / 254 for a in (weight, given_tokens))
+            root = np.sqrt((given_tokens**2).mean(-1, keepdims=True))
+            half_token = np.where(254 * half_token > 16.1 * root, half_token / 127, half_token)
             rounding = np.abs(given_tokens).sum(-1, keepdims=True) * half_weight[:, 0]
             rounding = rounding + half_token * np.abs(weight).sum(-1) + inputs * half_token * half_weight[:, 0]
             assert (np.abs(found - exact) <= rounding + 1e-5 * np.abs(exact) + 1e-5).all()

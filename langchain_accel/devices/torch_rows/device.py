@@ -38,7 +38,7 @@ def open_device(
         model: a causal language model as transformers loaded it, or this rank's share of one; taken over and changed.
         dtype: of the KV cache.
         spec: what to serve.
-        pack: what each linear layer is replaced by; None to leave them.
+        pack: what each linear layer is replaced by; None to leave them, and where `int8` is set.
         int8: replace each linear layer by one with 8-bit weights instead, and hold the row step against that model.
         progress: told about packing and checking.
         on_close: called once when the device closes.
@@ -54,7 +54,7 @@ def open_device(
         check_covered(model)
     with whole_slopes(model, rank):
         expected = plain_logits(model, prompt)
-    if pack is not None and not int8:
+    if pack is not None:
         linears.replace(model, pack, progress)
     attention = RowAttention(Arena(spec.rows, spec.max_len, dtype))
     install(model, attention, rank)
@@ -64,7 +64,7 @@ def open_device(
         name = type(model).__name__
         actual = selfcheck.run(name, device, prompt)
         check_layers(model, attention, spec.max_len)
-        selfcheck.compare(name, actual, expected, tolerance(dtype))
+        selfcheck.compare(name, actual, expected, tolerance(dtype, int8=int8))
     except BaseException:
         attention.close()  # its registered name would keep the arena
         raise

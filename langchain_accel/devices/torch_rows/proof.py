@@ -12,9 +12,11 @@ from langchain_accel.devices.torch_rows.attention import RowAttention
 from langchain_accel.errors import ModelRejected
 
 
-def tolerance(dtype: torch.dtype) -> selfcheck.Tolerance:
-    """Return how far the row step's logits may be off in a dtype."""
-    return selfcheck.BFLOAT16 if dtype is torch.bfloat16 else selfcheck.FLOAT32
+def tolerance(dtype: torch.dtype, *, int8: bool) -> selfcheck.Tolerance:
+    """Return how far the row step's logits may be off those of the model, both in a dtype, or both in 8 bits."""
+    if dtype is torch.bfloat16:
+        return selfcheck.BFLOAT16
+    return selfcheck.ROUNDED if int8 else selfcheck.FLOAT32
 
 
 def plain_logits(model: Any, prompt: IntArray) -> Logits:
