@@ -14,6 +14,7 @@ from typing import Any
 from langchain_accel.cli.targets import Target
 from langchain_accel.devices.base import Plan, Spec
 from langchain_accel.devices.memory import Demand, even_demand, weight_bytes
+from langchain_accel.devices.native import packed
 from langchain_accel.devices.torch_rows.positions import check_positions, position_limit
 from langchain_accel.errors import DeviceUnavailable, ModelRejected
 from langchain_accel.runtime.registry import find
@@ -80,7 +81,9 @@ def outlook(plan: Plan, target: Target) -> Outlook:
     config = _config(folder, plan)
     dtype = _dtype(plan)
     item_bytes = _ITEM_BYTES[dtype]
-    if any(folder.glob("*.safetensors")):
+    if packed.holds(folder):
+        weights = 0  # the device knows how many bytes they are
+    elif any(folder.glob("*.safetensors")):
         weights = weight_bytes(folder, item_bytes)
     else:
         weights = parameters(config, trust_remote_code=plan.trust_remote_code) * item_bytes

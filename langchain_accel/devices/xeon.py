@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_accel.devices.base import Device, Placement, Plan, Progress, Rank, Spec, silent
 from langchain_accel.devices.memory import Demand, available, check_memory, even_demand, weight_bytes
-from langchain_accel.devices.native import members
+from langchain_accel.devices.native import members, packed
 from langchain_accel.devices.processors import cores, cpu_flags, fastest_dtype, siblings
 from langchain_accel.errors import DeviceUnavailable, ModelRejected, PlanRejected
 
@@ -79,10 +79,10 @@ def placement(plan: Plan, options: Options) -> Placement:
     """
     if plan.tensor_parallel_size == 1:
         return Placement()
-    if options.weights != "exact":
+    if _rounds(plan, options):
         msg = (
-            f"weights={options.weights!r} is served by one rank, and the plan asks for {plan.tensor_parallel_size}: "
-            "set tensor_parallel_size=1, or leave weights out"
+            f"weights='int8' is served by one rank, and the plan asks for {plan.tensor_parallel_size}: set "
+            "tensor_parallel_size=1, or give a model with its exact weights and leave weights out"
         )
         raise PlanRejected(msg)
     missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
@@ -125,9 +125,14 @@ def demand(plan: Plan, config: Mapping[str, Any], *, weights: int, item_bytes: i
         item_bytes: bytes of one number.
     """
     options = plan.options or Options()
-    if options.weights == "int8" and options.kernels and members.unusable(config) is None:
+    if _rounds(plan, options) and options.kernels and members.unusable(config) is None:
         return _native_demand(plan, config)
     return _torch_demand(plan, config, weights=weights, item_bytes=item_bytes)
+
+
+def _rounds(plan: Plan, options: Options) -> bool:
+    """Whether weights are 8-bit: because that is asked for, or because the folder holds no others."""
+    return options.weights == "int8" or packed.holds(Path(plan.model))
 
 
 def _torch_demand(plan: Plan, config: Mapping[str, Any], *, weights: int, item_bytes: int) -> Demand:
@@ -174,7 +179,6 @@ def load(plan: Plan, options: Options, rank: Rank = Rank(), progress: Progress =
         import transformers  # noqa: F401
     except ImportError as error:
         raise DeviceUnavailable(_missing(error.name or str(error))) from error
-    from langchain_accel.devices.native.loading import is_packed
     from langchain_accel.devices.native.loading import open_device as open_native
     from langchain_accel.devices.torch_rows import linears, loading, positions, quantised
     from langchain_accel.devices.torch_rows.device import open_device
@@ -189,7 +193,7 @@ def load(plan: Plan, options: Options, rank: Rank = Rank(), progress: Progress =
     positions.check_positions(config, plan.max_len)
 
     serves = spec(plan, options, config.vocab_size)
-    int8 = options.weights == "int8" or is_packed(folder)
+    int8 = _rounds(plan, options)
     if int8 and (why_not := members.unusable(config.to_dict()) if options.kernels else "kernels=False") is None:
         need = _native_demand(plan, config.to_dict())
         check_memory(**asdict(need), rows=plan.rows, max_len=plan.max_len, free=available())
@@ -197,7 +201,7 @@ def load(plan: Plan, options: Options, rank: Rank = Rank(), progress: Progress =
         with ExitStack() as loaded:
             loaded.callback(use_threads, use_threads(threads))
             return open_native(plan, serves, config, threads, progress)
-    if is_packed(folder):
+    if packed.holds(folder):
         msg = f"{folder} was exported in 8 bits for langchain-accel-kernels, which do not serve it here: {why_not}"
         raise ModelRejected(msg)
     if int8:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from langchain_accel import ChatXeon, XeonOptions
 from langchain_accel.cli.app import app
 from langchain_accel.devices.native import packed
-from langchain_accel.errors import ModelRejected
+from langchain_accel.errors import ModelRejected, PlanRejected
 from tests.tiny_models import make
 
 INT8 = XeonOptions(weights="int8", threads=1)
@@ -114,3 +114,19 @@ def test_an_exported_folder_without_the_kernels_says_so(exported: Path) -> None:
     without = XeonOptions(weights="int8", kernels=False)
     with pytest.raises(ModelRejected, match="do not serve it here: kernels=False"):
         ChatXeon(model=str(exported), max_len=64, options=without).invoke("One")
+
+
+def test_several_ranks_are_refused(exported: Path) -> None:
+    with pytest.raises(PlanRejected, match="one rank, and the plan asks for 2"):
+        ChatXeon(model=str(exported), max_len=64, tensor_parallel_size=2).invoke("One")
+
+
+def test_a_plan_counts_the_bytes_that_there_are(model: Path, exported: Path) -> None:
+    """Mutant seen to fail: the embedding left out."""
+    size = (exported / packed.FILE).stat().st_size
+    for folder, asked in ((exported, []), (model, ["--device-option", "weights=int8"])):
+        arguments = ["--model", folder, "--device", "xeon", "--max-len", "96", *asked, "--json"]
+        done = CliRunner().invoke(app, ["plan", *map(str, arguments)])
+        assert done.exit_code == 0, done.output
+        # The file also holds scales, norms and the self-check's logits, which are small where the model is not.
+        assert 0.55 * size < json.loads(done.stdout)["weights"] < size

@@ -29,7 +29,7 @@ def export(
     """
     folders.refuse_used(output)
     source = Path(plan.model)
-    if loading.is_packed(source):
+    if packed.holds(source):
         msg = f"{source} is exported already: give it as the model"
         raise PlanRejected(msg)
     try:

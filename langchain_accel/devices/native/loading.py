@@ -13,11 +13,6 @@ from langchain_accel.devices.native import members, packed
 from langchain_accel.devices.native.device import NativeDevice
 
 
-def is_packed(folder: Path) -> bool:
-    """Return whether a folder was exported: its weights are 8-bit already."""
-    return (folder / packed.FILE).is_file()
-
-
 def open_device(
     plan: Plan,
     serves: Spec,
@@ -40,7 +35,7 @@ def open_device(
         ModelRejected: the files cannot be used, or the kernels compute other logits than the model.
     """
     folder = Path(plan.model)
-    model = packed.read(folder) if is_packed(folder) else pack(plan, config, threads, progress)
+    model = packed.read(folder) if packed.holds(folder) else pack(plan, config, threads, progress)
     opened = model.open(plan.rows, plan.max_len, members.cache_dtype(plan.dtype), threads)
     device = NativeDevice(opened, serves, on_close)
     progress("checking the model", 0, 1)

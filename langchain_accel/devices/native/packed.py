@@ -94,6 +94,11 @@ class Packed:
         return kernels.PackedLinear(weight, scales, self.arrays.get(f"{name}.bias"), inputs, outputs)
 
 
+def holds(folder: Path) -> bool:
+    """Return whether a folder was exported: its weights are 8-bit already."""
+    return (folder / FILE).is_file()
+
+
 def write(packed: Packed, folder: Path) -> None:
     """Write a safetensors file whose arrays can be used where they lie in it."""
     described = {field.name: getattr(packed, field.name) for field in fields(packed) if field.name != "arrays"}
