@@ -158,8 +158,9 @@ class Model:
             `[m, vocabulary]` float32.
 
         Raises:
-            RuntimeError: a token, row or column is out of range.
+            RuntimeError: a token, row or column is out of range, or the model is closed.
         """
+        self._check_open()
         given = [np.ascontiguousarray(numbers, np.int32) for numbers in (tokens, rows, columns, wanted)]
         logits = np.empty((len(given[3]), self.numbers.vocabulary), np.float32)
         places = [array.ctypes.data for array in given]
@@ -170,8 +171,9 @@ class Model:
         """Copy columns `0...length - 1` of row `source` to row `target`.
 
         Raises:
-            RuntimeError: a row or the length is out of range.
+            RuntimeError: a row or the length is out of range, or the model is closed.
         """
+        self._check_open()
         check(library.accel_copy_row(self._model, source, target, length))
 
     def close(self) -> None:
@@ -179,6 +181,11 @@ class Model:
         model, self._model = self._model, None
         if model:
             library.accel_destroy(model)
+
+    def _check_open(self) -> None:
+        if self._model is None:
+            msg = "the model is closed"
+            raise RuntimeError(msg)
 
     def __del__(self) -> None:
         self.close()

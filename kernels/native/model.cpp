@@ -101,7 +101,7 @@ void Model::step(int count, const int32_t *tokens, const int32_t *rows, const in
   }
   for (int i = 0; i < wanted_count; i++)
     if (wanted[i] < 0 || wanted[i] >= count) throw std::out_of_range("a wanted token is not in the step");
-  grow(count);
+  grow(std::max(count, wanted_count));
   const std::vector<Task> tasks = tasks_of(lanes);
   const int64_t attended = static_cast<int64_t>(shape_.heads) * shape_.width;
   const int64_t qkv = attended + 2 * static_cast<int64_t>(shape_.kv_heads) * shape_.width;

@@ -144,6 +144,17 @@ def test_a_short_cache_is_close_to_an_exact_one(tmp_path: Path) -> None:
     short.close()
 
 
+def test_a_closed_device_is_not_asked(tmp_path: Path) -> None:
+    """Mutant seen to fail, by taking the process with it: the library asked all the same."""
+    device = load(make("llama", tmp_path, **WIDE))
+    device.close()
+    device.close()
+    with pytest.raises(RuntimeError, match="the model is closed"):
+        device.decode(np.array([5]), np.array([0]), np.array([0]))
+    with pytest.raises(RuntimeError, match="the model is closed"):
+        device.copy_row(0, 1, 1)
+
+
 def test_numbers_out_of_range_are_refused(served: tuple[Path, Device]) -> None:
     _, device = served
     with pytest.raises(RuntimeError, match="token, row or column 1 of the step is out of range"):
