@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from langchain_accel.devices.ascend.configs import read_config
+from langchain_accel.devices.ascend.configs import packed, read_config
 from langchain_accel.errors import ModelRejected, PlanRejected
 from tests.tiny_checkpoint import make_tiny_checkpoint
 
@@ -39,6 +39,9 @@ def test_the_names_of_transformers_5_are_read(tmp_path: Path, kind: str) -> None
 
 def test_the_rope_of_llama_3_is_handed_on(tmp_path: Path) -> None:
     scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    with pytest.raises(ModelRejected, match="rope scaling 'llama3' without original_max_position_embeddings"):
+        read_config(changed(tmp_path, rope_scaling=scaling), 64)
+    scaling["original_max_position_embeddings"] = 32
     folder = changed(tmp_path, rope_parameters={"rope_theta": 1e4, **scaling})
     assert read_config(folder, 64)["rope_scaling"].items() >= scaling.items()
     with pytest.raises(ModelRejected, match="rope scaling 'llama3'"):
@@ -49,6 +52,15 @@ def test_the_rope_of_llama_3_is_handed_on(tmp_path: Path) -> None:
 def test_the_biases_of_qwen2_are_asked_for(tmp_path: Path, kind: str, biased: bool) -> None:
     """Every Qwen2 has them; mindformers leaves them out unless told. Mutant seen to fail: it is not told."""
     assert bool(read_config(changed(tmp_path, kind, "attention_bias"), 64).get("attention_bias")) is biased
+
+
+def test_a_llama_of_several_ranks_is_a_qwen2_without_biases(tmp_path: Path) -> None:
+    """Mutants seen to fail: biases are left to Qwen2's default; heads that share nothing are left to it, too."""
+    config = packed(read_config(changed(tmp_path, "llama", "num_key_value_heads", "attention_bias"), 64))
+    assert (config["model_type"], config["architectures"]) == ("qwen2", ["Qwen2ForCausalLM"])
+    assert config["attention_bias"] is False
+    assert config["num_key_value_heads"] == config["num_attention_heads"] == 4
+    assert packed(read_config(changed(tmp_path, "qwen3"), 64))["model_type"] == "qwen3"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,14 +30,18 @@ class AscendContract(DeviceContract):
     """The device in float32, in its own processes; one serves all laws, which forget its rows first."""
 
     architecture: str
+    entries: ClassVar[dict[str, Any]] = {}
+    rows = 4
     max_len: int
+    chunk = 32
+    ranks = 1
     tolerance = 1e-3
     repeats = 1
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
     def _models(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-        cls.folder = make(cls.architecture, tmp_path_factory.mktemp("contract") / cls.architecture)
+        cls.folder = make(cls.architecture, tmp_path_factory.mktemp("contract") / cls.architecture, **cls.entries)
         cls.plain: Any = AutoModelForCausalLM.from_pretrained(cls.folder, dtype=torch.float32)
         cls.known: dict[tuple[int, ...], npt.NDArray[np.float32]] = {}
         cls.shared = cls.load(cls())
@@ -52,12 +56,13 @@ class AscendContract(DeviceContract):
         return self.shared
 
     def load(self) -> Device:
-        options = ascend.Options(target="cpu", block_size=16, prefill_chunk=32)
+        options = ascend.Options(target="cpu", block_size=16, prefill_chunk=self.chunk)
         plan = Plan(
             "ascend",
             str(self.folder),
-            rows=4,
+            rows=self.rows,
             max_len=self.max_len,
+            tensor_parallel_size=self.ranks,
             options=options,
         )
         return WorkerGroup("langchain_accel.devices.ascend", plan, ascend.placement(plan, options))
@@ -83,3 +88,18 @@ class TestLlama(AscendContract):
 
     architecture = "llama"
     max_len = 48
+
+
+class TestLlamaOnTwoRanks(AscendContract):
+    """The mcore model of a Llama on two ranks, which both hold its one KV head.
+
+    Every step costs sums between two processes: so the arena is about the smallest that the laws allow. Mutant seen to
+    fail: only rank 0 copies a row.
+    """
+
+    architecture = "llama"
+    entries: ClassVar[dict[str, Any]] = {"num_key_value_heads": 1}
+    rows = 3
+    max_len = 48
+    chunk = 16
+    ranks = 2

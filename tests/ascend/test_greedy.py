@@ -34,14 +34,28 @@ class Served:
     right: list[tuple[int, ...]]
 
 
+ROPES = {
+    "rope_theta": 10000.0,
+    "rope_scaling": {
+        "rope_type": "llama3",
+        "factor": 8,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    },
+}
+"""Those of Llama 3, with a length so short that positions of all three kinds are there."""
+
+
 @pytest.fixture(
     scope="module",
-    params=[("llama-tied", 1), ("qwen2", 1), ("qwen3", 2)],
-    ids=["llama", "qwen2", "qwen3 on two ranks"],
+    params=[("llama-tied", 1, ROPES), ("qwen2", 1, {}), ("qwen3", 2, {}), ("llama", 2, ROPES)],
+    ids=["llama", "qwen2", "qwen3 on two ranks", "llama on two ranks"],
 )
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    architecture, ranks = request.param
-    folder = make(architecture, tmp_path_factory.mktemp("greedy") / architecture)
+    """Mutants seen to fail: Llama 3's positions left as they are, in either model of a Llama."""
+    architecture, ranks, entries = request.param
+    folder = make(architecture, tmp_path_factory.mktemp("greedy") / architecture, **entries)
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     asked = [(prompt, 2 + index % 11) for index, prompt in enumerate(prompts(24, 40, seed=2))]
     asked.append((prompts(3, LENGTH - 8, seed=1)[-1], 8))

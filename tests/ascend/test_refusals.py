@@ -29,11 +29,10 @@ def test_a_dtype_without_kernels_is_refused(tiny: Path, options: AscendOptions, 
 
 
 def test_ranks_that_cannot_share_a_model_are_refused(tiny: Path, qwen3: Path) -> None:
-    """Mutant seen to fail: a Llama on two ranks is loaded whole on both."""
-    with pytest.raises(PlanRejected, match="mindformers' model of llama is served on one NPU only"):
-        ascend.load(Plan("ascend", str(tiny), max_len=64, tensor_parallel_size=2), CPU)
-    with pytest.raises(PlanRejected, match="tensor_parallel_size=3 cannot share 4 heads, 2 KV heads"):
-        ascend.load(Plan("ascend", str(qwen3), max_len=64, tensor_parallel_size=3), CPU)
+    """Mutant seen to fail: nobody looks, and mindformers is the first to."""
+    for folder in (tiny, qwen3):
+        with pytest.raises(PlanRejected, match="tensor_parallel_size=3 cannot share 4 heads, 2 KV heads"):
+            ascend.load(Plan("ascend", str(folder), max_len=64, tensor_parallel_size=3), CPU)
 
 
 def test_a_plan_that_does_not_fit_is_refused_with_the_numbers(tiny: Path) -> None:

@@ -22,7 +22,6 @@ __all__ = ["Options", "demand", "load", "placement"]
 
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 _SHORTEST_PREFILL = 16
-_MEETING_SECONDS = 120.0  # MindSpore lets no Python run while it waits for other ranks, which may be loading still
 
 
 def placement(plan: Plan, options: Options) -> Placement:
@@ -31,6 +30,7 @@ def placement(plan: Plan, options: Options) -> Placement:
     Raises:
         DeviceUnavailable: no interpreter was given, and this one has no MindSpore.
     """
+    from langchain_accel.devices.ascend.cluster import MEETING_SECONDS
     from langchain_accel.devices.ascend.stack import INSTALL
 
     plan, options = translated(plan, options)
@@ -41,7 +41,7 @@ def placement(plan: Plan, options: Options) -> Placement:
         ranks=plan.tensor_parallel_size,
         isolated=True,
         python=options.python,
-        silent_seconds=_MEETING_SECONDS if plan.tensor_parallel_size > 1 else None,
+        silent_seconds=MEETING_SECONDS if plan.tensor_parallel_size > 1 else None,  # MindSpore waits without Python
         resources=(("CPU", 1.0),) if options.target == "cpu" else (("NPU", 1.0),),
     )
 
@@ -81,8 +81,8 @@ def load(plan: Plan, options: Options, rank: Rank = Rank(), progress: Progress =
     folder = Path(plan.model)
     config = read_config(folder, plan.max_len)
     dtype = _dtype(plan, options)
-    packed = config["model_type"] in PACKED
-    _check_ranks(plan, config, packed=packed)
+    packed = config["model_type"] in PACKED or plan.tensor_parallel_size > 1
+    _check_ranks(plan, config)
     if options.target == "cpu":
         item_bytes = _ITEM_BYTES[dtype]
         need = demand(plan, config, weights=weight_bytes(folder, item_bytes), item_bytes=item_bytes)
@@ -152,21 +152,13 @@ def _dtype(plan: Plan, options: Options) -> str:
     return only
 
 
-def _check_ranks(plan: Plan, config: Mapping[str, Any], *, packed: bool) -> None:
+def _check_ranks(plan: Plan, config: Mapping[str, Any]) -> None:
     """Refuse ranks that cannot share a model.
 
     Raises:
         PlanRejected: says which numbers of ranks can.
     """
     ranks = plan.tensor_parallel_size
-    if ranks == 1:
-        return
-    if not packed:
-        msg = (
-            f"tensor_parallel_size={ranks}: mindformers' model of {config['model_type']} is served on one NPU only; "
-            "set tensor_parallel_size=1, or take a Qwen2 or Qwen3 model"
-        )
-        raise PlanRejected(msg)
     heads = config["num_attention_heads"]
     kv_heads = config.get("num_key_value_heads") or heads
     if heads % ranks or (kv_heads % ranks and ranks % kv_heads) or config["vocab_size"] % ranks:

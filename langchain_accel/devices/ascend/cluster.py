@@ -8,6 +8,9 @@ import sys
 
 from langchain_accel.devices.base import Rank
 
+MEETING_SECONDS = 600
+"""How long a rank may wait in a sum for the others, which may be compiling still. One that ends is noticed at once."""
+
 _SCHEDULE = "from mindspore.communication import init; init()"
 
 
@@ -27,6 +30,7 @@ def join(rank: Rank) -> None:
         "MS_WORKER_NUM": str(rank.size),
         "MS_SCHED_HOST": host,
         "MS_SCHED_PORT": port,
+        "MS_NODE_TIMEOUT": str(MEETING_SECONDS),  # also of sums between CPUs, which fail after 30 seconds without it
     }
     if rank.index == 0:
         subprocess.Popen(  # noqa: S603  this interpreter, with a program of our own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ PACKED = ("qwen2", "qwen3")
 """Model types of mindformers' mcore models that were seen to compute what transformers computes."""
 
 PADDED = ("llama",)
-"""Model types of its older models."""
+"""Model types of its older models, which one rank holds whole."""
+
+LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+"""The numbers of Llama 3's rope scaling."""
 
 _SILENT = ("attention_bias", "mlp_bias")  # parts of a Llama that mindformers leaves out without a word
 
@@ -52,6 +56,19 @@ def read_config(folder: Path, max_len: int) -> dict[str, Any]:
     return config
 
 
+def packed(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a config as one of an mcore model: mindformers has no Llama there, but that is a Qwen2 without biases."""
+    if config["model_type"] in PACKED:
+        return config
+    return {
+        **config,
+        "model_type": "qwen2",
+        "architectures": ["Qwen2ForCausalLM"],
+        "attention_bias": False,
+        "num_key_value_heads": config.get("num_key_value_heads") or config["num_attention_heads"],
+    }
+
+
 def _older(config: dict[str, Any]) -> dict[str, Any]:
     """Return a config as transformers 4 writes it: mindformers reads other names as if they were not there."""
     ropes = dict(config.pop("rope_parameters", None) or {})
@@ -73,6 +90,8 @@ def _refuse_unsupported(config: dict[str, Any], max_len: int) -> None:
     scaling = config["rope_scaling"]
     if scaling and not (kind in PADDED and scaling["rope_type"] == "llama3"):
         found.append(f"rope scaling {scaling['rope_type']!r}")
+    elif scaling and (lacking := [name for name in LLAMA3 if name not in scaling]):
+        found.append(f"rope scaling 'llama3' without {', '.join(lacking)}")
     window = config.get("sliding_window")
     if config.get("use_sliding_window") and window and window < max_len:
         found.append(f"a sliding window of {window} tokens, shorter than max_len={max_len}")

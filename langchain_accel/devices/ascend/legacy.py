@@ -10,6 +10,7 @@ import mindspore as ms
 import numpy as np
 
 from langchain_accel.devices.ascend.blocks import Strips
+from langchain_accel.devices.ascend.configs import LLAMA3
 from langchain_accel.devices.ascend.weights import check_names
 from langchain_accel.devices.base import IntArray, Progress
 from langchain_accel.devices.memory import weight_files
@@ -98,7 +99,10 @@ def open_padded(folder: Path, config: Mapping[str, Any], strips: Strips, dtype: 
     """
     from mindformers import LlamaConfig, LlamaForCausalLM
 
-    scaling = config.get("rope_scaling")
+    ropes: dict[str, Any] = {}
+    if scaling := config["rope_scaling"]:
+        numbers = {name: scaling[name] for name in LLAMA3}  # any other entry is refused, and so is a whole factor
+        ropes = {"extend_method": "LLAMA3", "scaling_factor": {**numbers, "factor": float(numbers["factor"])}}
     model = LlamaForCausalLM(
         LlamaConfig(
             batch_size=rows,
@@ -113,7 +117,7 @@ def open_padded(folder: Path, config: Mapping[str, Any], strips: Strips, dtype: 
             rms_norm_eps=config["rms_norm_eps"],
             theta=config["rope_theta"],
             tie_word_embeddings=config.get("tie_word_embeddings", False),
-            **({"extend_method": "LLAMA3", "scaling_factor": scaling} if scaling else {}),
+            **ropes,
             compute_dtype=dtype,
             param_init_type=dtype,
             layernorm_compute_type="float32",

@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen3 through mindformers' mcore inference models: two graphs of dynamic shapes, tokens packed."""
+"""Qwen2, Qwen3, and Llama on several ranks, through mindformers' mcore models: two dynamic graphs, tokens packed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import mindspore as ms
 import numpy as np
 
 from langchain_accel.devices.ascend.blocks import Strips
+from langchain_accel.devices.ascend.configs import LLAMA3, packed
 from langchain_accel.devices.ascend.weights import check_names
 from langchain_accel.devices.base import IntArray, Progress
 
@@ -109,7 +110,8 @@ def open_packed(
 
     wanted = ("compute_dtype", "layernorm_compute_dtype", "softmax_compute_dtype", "rotary_dtype", "params_dtype")
     with tempfile.TemporaryDirectory() as rewritten:  # mindformers reads config.json itself, as transformers 4 wrote it
-        (Path(rewritten) / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        written = json.dumps({**packed(config), "rope_scaling": None})
+        (Path(rewritten) / "config.json").write_text(written, encoding="utf-8")
         whole = MindFormerConfig(
             **settings,
             pretrained_model_dir=rewritten,
@@ -123,8 +125,33 @@ def open_packed(
             },
         )
         model = AutoModel.from_config(whole)
+    if config["rope_scaling"]:
+        _scale_positions(model.model, config["rope_scaling"])
     _load_weights(model, folder, tied=bool(config.get("tie_word_embeddings")))
     return PackedNetwork(model, strips, getattr(ms, dtype))
+
+
+def _scale_positions(network: Any, scaling: Mapping[str, Any]) -> None:
+    """Give a model the rotary positions of Llama 3.
+
+    mindformers 1.9.0 computes them rightly, but no config leads there: it knows them by another name, asks for a number
+    that nobody gives, and takes the low frequency factor for the high one.
+    """
+    from mindformers.parallel_core.inference.base_models.common.embeddings import rotary_pos_embedding
+
+    plain = network.rotary_pos_emb
+    factor, low, high, original = (scaling[name] for name in LLAMA3)
+    scaled = rotary_pos_embedding.Llama3RotaryEmbedding(
+        kv_channels=plain.kv_channels,
+        rotary_base=plain.rotary_base,
+        rotary_dtype=plain.rotary_dtype,
+        max_position_embeddings=plain.max_position_embeddings,
+        scaling_factor=factor,
+        low_freq_factor=low,
+        high_freq_factor=high,
+        orig_max_position=original,
+    )
+    plain.cos_cache, plain.sin_cache = scaled.cos_cache, scaled.sin_cache
 
 
 def _load_weights(model: Any, folder: Path, *, tied: bool) -> None:
