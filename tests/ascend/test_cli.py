@@ -24,6 +24,7 @@ pytestmark = pytest.mark.timeout(600)
 PROMPT = "I believe the meaning of life is"
 
 
+@pytest.mark.filterwarnings("ignore:use_past=True is an older word")
 def test_a_llama_answers_from_the_command_line(tmp_path: Path) -> None:
     """Greedy, as transformers answers. Mutant seen to fail: the device's options not handed on."""
     folder = make_tiny_checkpoint(tmp_path / "llama", max_position_embeddings=128)

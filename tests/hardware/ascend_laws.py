@@ -24,10 +24,12 @@ class AscendLaws(Laws):
     Attributes:
         kind: model type of the tiny random model, where no other is named.
         target: of the device.
+        ranks: that share the model.
     """
 
     kind = "qwen3"
     target = "ascend"
+    ranks = 1
 
     @property
     def tolerance(self) -> float:
@@ -39,7 +41,9 @@ class AscendLaws(Laws):
 
     def prepare(self, folder: Path, scratch: Path, prompts: list[list[int]]) -> tuple[Plan, Answers]:
         right = generated(folder, self.target, prompts)
-        return Plan("ascend", str(folder), rows=ROWS, max_len=LENGTH, options=Options(target=self.target)), right
+        options = Options(target=self.target)
+        plan = Plan("ascend", str(folder), rows=ROWS, max_len=LENGTH, tensor_parallel_size=self.ranks, options=options)
+        return plan, right
 
 
 def generated(folder: Path, target: str, prompts: list[list[int]]) -> Answers:

@@ -26,3 +26,11 @@ class TestLlama(AscendLaws):
     """A graph for each shape, and pieces of prompts through `chunk_prefill`."""
 
     kind = "llama"
+
+
+@pytest.mark.skipif(not Path("/dev/davinci1").exists(), reason="needs two Ascend NPUs")
+class TestLlamaOnTwo(AscendLaws):
+    """Held against one NPU's answers."""
+
+    kind = "llama"
+    ranks = 2
