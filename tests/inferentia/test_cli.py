@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from langchain_accel import ChatInferentia
 from langchain_accel.cli.app import app
+from langchain_accel.devices import folders
 from langchain_accel.devices.inferentia import export as exporting
 from tests.tiny_checkpoint import make_tiny_checkpoint
 
@@ -59,7 +60,7 @@ def test_a_folder_goes_to_the_hub_only_where_that_was_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uploaded: list[tuple[Path, str]] = []
-    monkeypatch.setattr(exporting, "upload", lambda folder, repository: uploaded.append((folder, repository)))
+    monkeypatch.setattr(folders, "upload", lambda folder, repository: uploaded.append((folder, repository)))
     model = make_tiny_checkpoint(tmp_path / "tiny", max_position_embeddings=128)
     first = ["export", "--model", model, *SHAPES, "--rows", "1", "--device-option", f"cache_dir={tmp_path / 'cache'}"]
     assert run(*first, "--out", tmp_path / "one").exit_code == 0

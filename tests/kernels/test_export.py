@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from langchain_accel import ChatXeon, XeonOptions
 from langchain_accel.cli.app import app
+from langchain_accel.devices import folders
 from langchain_accel.devices.native import packed
 from langchain_accel.errors import ModelRejected, PlanRejected
 from tests.tiny_models import make
@@ -130,3 +131,14 @@ def test_a_plan_counts_the_bytes_that_there_are(model: Path, exported: Path) -> 
         assert done.exit_code == 0, done.output
         # The file also holds scales, norms and the self-check's logits, which are small where the model is not.
         assert 0.55 * size < json.loads(done.stdout)["weights"] < size
+
+
+def test_it_goes_to_the_hub_only_where_that_is_asked_for(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploaded: list[tuple[Path, str]] = []
+    monkeypatch.setattr(folders, "upload", lambda folder, repository: uploaded.append((folder, repository)))
+    assert run("--model", model, "--out", tmp_path / "one", *ASKED).exit_code == 0
+    assert uploaded == []
+    assert run("--model", model, "--out", tmp_path / "two", *ASKED, "--push-to-hub", "somebody/tiny").exit_code == 0
+    assert uploaded == [(tmp_path / "two", "somebody/tiny")]
