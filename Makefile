@@ -15,7 +15,7 @@ $(READY): pyproject.toml constraints.txt $(KERNELS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[xeon,xeon-sharding,ray,demo,dev]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps ./kernels || \
-		echo "NOTE: langchain-accel-kernels was not built, for which it needs g++ or clang++: torch computes 8-bit weights"
+		echo "NOTE: langchain-accel-kernels was not built, for which it needs g++ or clang++: torch computes everything"
 	touch $(READY)
 
 demo: $(READY)

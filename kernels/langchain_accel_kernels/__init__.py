@@ -1,6 +1,6 @@
-"""8-bit matrix products and whole decoder steps for x86 processors, on numpy arrays.
+"""Matrix products and whole decoder steps for x86 processors, on numpy arrays; weights in 32, 16, 8 or 4 bits.
 
-    linear = pack(weight)                     # [outputs, inputs] float32, or bfloat16 as uint16
+    linear = pack(weight, dtype="int8")       # [outputs, inputs] float32, or bfloat16 as uint16
     model = Model(Numbers(...), layers, ends, threads=4)
     logits = model.step(tokens, rows, columns, wanted)
 
@@ -11,8 +11,19 @@ LANGCHAIN_ACCEL_INSTRUCTIONS (`avx2` or `avx512vnni`) overrides the choice.
 from __future__ import annotations
 
 from langchain_accel_kernels._model import Ends, Layer, Model, Numbers
-from langchain_accel_kernels._packing import PackedLinear, instructions, linear, pack
+from langchain_accel_kernels._packing import PACKED, PackedLinear, instructions, linear, pack, packed_bytes
 
-__all__ = ["Ends", "Layer", "Model", "Numbers", "PackedLinear", "instructions", "linear", "pack"]
+__all__ = [
+    "PACKED",
+    "Ends",
+    "Layer",
+    "Model",
+    "Numbers",
+    "PackedLinear",
+    "instructions",
+    "linear",
+    "pack",
+    "packed_bytes",
+]
 
 __version__ = "0.1.0"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctypes import CDLL, POINTER, Structure, c_char_p, c_float, c_int, c_int32, c_int64, c_void_p
+from ctypes import CDLL, POINTER, Structure, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
 
 
@@ -15,6 +15,7 @@ class Linear(Structure):
         ("bias", c_void_p),
         ("inputs", c_int32),
         ("outputs", c_int32),
+        ("dtype", c_int32),
     )
 
 
@@ -52,8 +53,9 @@ _NUMBERS = c_void_p
 _SIGNATURES = {
     "accel_error": (c_char_p, ()),
     "accel_instructions": (c_char_p, ()),
-    "accel_packed_bytes": (c_int64, (c_int32, c_int32)),
-    "accel_pack": (c_int, (_NUMBERS, c_int32, c_int32, c_int32, _NUMBERS, _NUMBERS)),
+    "accel_packed_bytes": (c_int64, (c_int32, c_int32, c_int32)),
+    "accel_pack": (c_int, (_NUMBERS, *[c_int32] * 4, *[_NUMBERS] * 3, POINTER(c_double))),
+    "accel_lay_out": (c_int, (_NUMBERS, *[c_int32] * 3, _NUMBERS)),
     "accel_linear": (c_int, (POINTER(Linear), _NUMBERS, c_int64, _NUMBERS)),
     "accel_create": (c_void_p, (POINTER(Shape), c_int32)),
     "accel_set_layer": (c_int, (c_void_p, c_int32, POINTER(Layer))),

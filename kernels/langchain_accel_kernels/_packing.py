@@ -1,8 +1,8 @@
-"""Weights in 8-bit integers, and one product with them."""
+"""Weights laid out for the kernels, as they are or rounded to integers, and one product with them."""
 
 from __future__ import annotations
 
-from ctypes import byref
+from ctypes import byref, c_double
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,32 +16,41 @@ library = _library.load()
 PANEL = 32
 """Outputs of a weight that lie together; scales and biases are padded to a multiple of it."""
 
-_DTYPES = {np.dtype(np.float32): 0, np.dtype(np.uint16): 1}
+PACKED = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
+"""Dtypes of packed weights, and the library's codes of them."""
+
+_DTYPES = {np.dtype(np.float32): "float32", np.dtype(np.uint16): "bfloat16"}
 
 
 @dataclass(frozen=True)
 class PackedLinear:
-    """A linear layer with 8-bit weights and a scale for each output.
+    """A linear layer, its weights as numbers, or in integers with a scale for each output.
 
     Attributes:
-        weight: uint8, `[ceil(outputs / 32) * 32 * ceil(inputs / 4) * 4]`, laid out for the kernels.
-        scales: float32, `[ceil(outputs / 32) * 32]`.
-        bias: float32 like the scales, or None.
+        weight: uint8, `[packed_bytes(dtype, outputs, inputs)]`, laid out for the kernels.
+        scales: float32, `[ceil(outputs / 32) * 32]`; None for numbers.
+        bias: float32, as long as scales are, or None.
         inputs: width of the input.
         outputs: width of the output.
+        dtype: of the weights: `"float32"`, `"bfloat16"`, `"int8"`, or `"int4"`, in which 16 inputs of an output share a
+            factor as well.
+        lost: share of the sum of importance * weight^2 that rounding lost, where this was packed here.
     """
 
     weight: NDArray[np.uint8]
-    scales: NDArray[np.float32]
+    scales: NDArray[np.float32] | None
     bias: NDArray[np.float32] | None
     inputs: int
     outputs: int
+    dtype: str = "int8"
+    lost: float = 0.0
 
     @property
     def structure(self) -> _library.Linear:
         """What the library takes; valid as long as this object."""
         bias = None if self.bias is None else self.bias.ctypes.data
-        return _library.Linear(self.weight.ctypes.data, self.scales.ctypes.data, bias, self.inputs, self.outputs)
+        scales = None if self.scales is None else self.scales.ctypes.data
+        return _library.Linear(self.weight.ctypes.data, scales, bias, self.inputs, self.outputs, PACKED[self.dtype])
 
 
 def instructions() -> str | None:
@@ -69,30 +78,60 @@ def dtype_code(numbers: NDArray[Any]) -> int:
     if numbers.dtype not in _DTYPES:
         msg = f"numbers must be float32, or bfloat16 as uint16, got {numbers.dtype}"
         raise TypeError(msg)
-    return _DTYPES[numbers.dtype]
+    return PACKED[_DTYPES[numbers.dtype]]
 
 
-def pack(weight: NDArray[Any], bias: NDArray[np.float32] | None = None) -> PackedLinear:
-    """Round a weight to 8 bits, a scale per output, and lay it out for the kernels.
+def packed_bytes(dtype: str, outputs: int, inputs: int) -> int:
+    """Return the bytes of a packed weight: 4.5 bits for each number of an int4; widths are rounded up."""
+    size: int = library.accel_packed_bytes(PACKED[dtype], outputs, inputs)
+    return size
+
+
+def pack(
+    weight: NDArray[Any],
+    bias: NDArray[np.float32] | None = None,
+    *,
+    dtype: str | None = None,
+    importance: NDArray[np.float32] | None = None,
+) -> PackedLinear:
+    """Lay a weight out for the kernels.
 
     Args:
         weight: `[outputs, inputs]`, float32, or bfloat16 as uint16.
         bias: `[outputs]` float32.
+        dtype: None for the numbers as they are. `"int8"`: levels of -127 to 127 and a scale for each output. `"int4"`:
+            levels of -8 to 7, a factor of -15 to 15 for 16 inputs of an output, and a scale for each output, searched
+            for the least error.
+        importance: `[inputs]` float32, how much the error of an input's weights counts in that search, usually the
+            mean square of the input; None for all alike.
 
     Raises:
         TypeError: the weight has another dtype.
+        ValueError: a shape does not fit the weight's, or the dtype is none of these.
     """
     code = dtype_code(weight)
+    if dtype not in (None, "int8", "int4"):
+        msg = f"a weight is packed as 'int8', 'int4', or None for the numbers as they are, got {dtype!r}"
+        raise ValueError(msg)
     weight = np.ascontiguousarray(weight)
     outputs, inputs = weight.shape
-    packed = np.empty(library.accel_packed_bytes(outputs, inputs), np.uint8)
-    scales = np.empty(-(-outputs // PANEL) * PANEL, np.float32)
-    check(library.accel_pack(weight.ctypes.data, code, outputs, inputs, packed.ctypes.data, scales.ctypes.data))
+    if importance is not None and importance.shape != (inputs,):
+        msg = f"importance must be an array of {inputs} numbers, one for each input, got {importance.shape}"
+        raise ValueError(msg)
     padded = None
     if bias is not None:
-        padded = np.zeros_like(scales)
+        padded = np.zeros(-(-outputs // PANEL) * PANEL, np.float32)
         padded[:outputs] = bias
-    return PackedLinear(packed, scales, padded, inputs, outputs)
+    named = dtype or _DTYPES[weight.dtype]
+    packed = np.empty(packed_bytes(named, outputs, inputs), np.uint8)
+    if dtype is None:
+        check(library.accel_lay_out(weight.ctypes.data, code, outputs, inputs, packed.ctypes.data))
+        return PackedLinear(packed, None, padded, inputs, outputs, named)
+    scales, lost = np.empty(-(-outputs // PANEL) * PANEL, np.float32), c_double()
+    weighs = None if importance is None else np.ascontiguousarray(importance, np.float32)
+    places = None if weighs is None else weighs.ctypes.data, packed.ctypes.data, scales.ctypes.data
+    check(library.accel_pack(weight.ctypes.data, code, PACKED[named], outputs, inputs, *places, byref(lost)))
+    return PackedLinear(packed, scales, padded, inputs, outputs, named, lost.value)
 
 
 def linear(layer: PackedLinear, tokens: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,7 +1,6 @@
 // Compiled once for each instruction set, with `ACCEL_SET` its name.
 #include "attention.h"
 #include "products.h"
-#include "tokens.h"
 
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
@@ -11,7 +10,7 @@
 namespace accel {
 
 const Kernels &JOIN(kernels_, ACCEL_SET)() {
-  static const Kernels kernels = {TEXT(ACCEL_SET), quantise, normalise, gate, linear, embed, write, attend};
+  static const Kernels kernels = {TEXT(ACCEL_SET), give, normalise, gate, linear, nibbles, embed, write, attend};
   return kernels;
 }
 

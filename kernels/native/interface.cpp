@@ -31,6 +31,33 @@ float number(const void *numbers, int32_t dtype, int64_t index) {
   return value;
 }
 
+// Rounds the weights of one output to 8 bits, and returns the scale.
+float to_bytes(const std::vector<float> &row, std::vector<int8_t> &levels) {
+  float most = 0;
+  for (const float weight : row) most = std::fmax(most, std::fabs(weight));
+  const float scale = std::fmax(most, 1.17549435e-38f) / LEVELS;
+  for (size_t input = 0; input < row.size(); input++)
+    levels[input] = static_cast<int8_t>(std::nearbyint(row[input] / scale));
+  return scale;
+}
+
+void lay_bytes(const std::vector<int8_t> &levels, size_t inputs, size_t output, uint8_t *panel) {
+  for (size_t input = 0; input < inputs; input++)
+    panel[input / 4 * 4 * PANEL + output * 4 + input % 4] = static_cast<uint8_t>(128 + levels[input]);
+}
+
+// As nibbles.h says.
+void lay_nibbles(const std::vector<int8_t> &levels, const std::vector<int8_t> &factors, size_t output, uint8_t *panel) {
+  const auto block = [&](size_t input) { return panel + input / BLOCK * BLOCK_BYTES; };
+  for (size_t group = 0; group < factors.size(); group++)
+    block(group * GROUP)[group % (BLOCK / GROUP) * PANEL + output] = static_cast<uint8_t>(factors[group]);
+  for (size_t input = 0; input < levels.size(); input++) {
+    uint8_t &byte = block(input)[BLOCK / GROUP * PANEL + (input % BLOCK / 8 * PANEL + output) * 4 + input % 4];
+    const int nibble = levels[input] + 8, shift = input % 8 < 4 ? 0 : 4;
+    byte = static_cast<uint8_t>((byte & (0xf0 >> shift)) | nibble << shift);
+  }
+}
+
 } // namespace
 
 const char *accel_error() { return reason.c_str(); }
@@ -41,27 +68,59 @@ const char *accel_instructions() {
   return name;
 }
 
-int64_t accel_packed_bytes(int32_t outputs, int32_t inputs) { return up(outputs, PANEL) * up(inputs, 4); }
+int64_t accel_packed_bytes(int32_t packed, int32_t outputs, int32_t inputs) {
+  const int64_t panels = up(outputs, PANEL) / PANEL;
+  if (packed == INT4) return panels * (up(inputs, BLOCK) / BLOCK) * BLOCK_BYTES;
+  if (packed == INT8) return panels * PANEL * up(inputs, 4);
+  return panels * PANEL * inputs * (packed == FLOAT32 ? 4 : 2);
+}
 
-int accel_pack(const void *numbers, int32_t dtype, int32_t outputs, int32_t inputs, uint8_t *weight, float *scales) {
+int accel_pack(const void *numbers, int32_t dtype, int32_t packed, int32_t outputs, int32_t inputs,
+               const float *importance, uint8_t *weight, float *scales, double *lost) {
   return guarded([&] {
-    const int64_t quads = up(inputs, 4) / 4;
-    std::memset(weight, 128, static_cast<size_t>(accel_packed_bytes(outputs, inputs)));
+    const Kernels &kernels = kernels_here();
+    const int64_t panel_bytes = accel_packed_bytes(packed, PANEL, inputs);
+    const size_t width = static_cast<size_t>(inputs), padded = static_cast<size_t>(up(inputs, BLOCK));
+    std::memset(weight, packed == INT4 ? 0x88 : 128, static_cast<size_t>(accel_packed_bytes(packed, outputs, inputs)));
     std::memset(scales, 0, static_cast<size_t>(up(outputs, PANEL)) * sizeof(float));
-    std::vector<float> row(static_cast<size_t>(inputs));
+    std::vector<float> row(padded), weighs(padded);
+    std::vector<int8_t> levels(padded), factors(padded / GROUP, 1);
+    for (size_t input = 0; input < width; input++) weighs[input] = importance ? importance[input] : 1;
+    double all = 0, off = 0;
     for (int64_t output = 0; output < outputs; output++) {
-      float most = 0;
-      for (int64_t input = 0; input < inputs; input++) {
-        row[static_cast<size_t>(input)] = number(numbers, dtype, output * inputs + input);
-        most = std::fmax(most, std::fabs(row[static_cast<size_t>(input)]));
+      for (size_t input = 0; input < width; input++)
+        row[input] = number(numbers, dtype, output * inputs + static_cast<int64_t>(input));
+      uint8_t *panel = weight + output / PANEL * panel_bytes;
+      const size_t place = static_cast<size_t>(output % PANEL);
+      if (packed == INT4) {
+        scales[output] =
+            kernels.nibbles(row.data(), weighs.data(), static_cast<int>(padded), levels.data(), factors.data());
+        lay_nibbles(levels, factors, place, panel);
+      } else {
+        scales[output] = to_bytes(row, levels);
+        lay_bytes(levels, width, place, panel);
       }
-      const float scale = scales[output] = std::fmax(most, 1.17549435e-38f) / LEVELS;
-      uint8_t *panel = weight + output / PANEL * quads * 4 * PANEL + output % PANEL * 4;
-      for (int64_t input = 0; input < inputs; input++) {
-        const float level = std::nearbyint(row[static_cast<size_t>(input)] / scale);
-        panel[input / 4 * 4 * PANEL + input % 4] = static_cast<uint8_t>(128 + static_cast<int>(level));
+      for (size_t input = 0; input < width; input++) {
+        const float error = row[input] - scales[output] * static_cast<float>(levels[input] * factors[input / GROUP]);
+        all += weighs[input] * row[input] * row[input], off += weighs[input] * error * error;
       }
     }
+    *lost = all > 0 ? off / all : 0;
+  });
+}
+
+int accel_lay_out(const void *numbers, int32_t dtype, int32_t outputs, int32_t inputs, void *weight) {
+  return guarded([&] {
+    const auto lay = [&](const auto *from, auto *to) {
+      std::memset(to, 0, static_cast<size_t>(accel_packed_bytes(dtype, outputs, inputs)));
+      for (int64_t output = 0; output < outputs; output++)
+        for (int64_t input = 0; input < inputs; input++)
+          to[(output / PANEL * inputs + input) * PANEL + output % PANEL] = from[output * inputs + input];
+    };
+    if (dtype == FLOAT32)
+      lay(static_cast<const float *>(numbers), static_cast<float *>(weight));
+    else
+      lay(static_cast<const uint16_t *>(numbers), static_cast<uint16_t *>(weight));
   });
 }
 
@@ -69,15 +128,14 @@ int accel_linear(const Linear *layer, const float *in, int64_t tokens, float *ou
   return guarded([&] {
     const Kernels &kernels = kernels_here();
     const int64_t stride = up(layer->inputs, 64);
+    std::vector<float> numbers(static_cast<size_t>(tokens * stride)), scales(static_cast<size_t>(2 * tokens));
     std::vector<int8_t> levels(static_cast<size_t>(2 * tokens * stride));
-    std::vector<float> scales(static_cast<size_t>(2 * tokens)), padded(static_cast<size_t>(stride));
     std::vector<int32_t> sums(static_cast<size_t>(2 * tokens));
-    std::vector<uint8_t> rest(static_cast<size_t>(tokens));
-    const Levels held{levels.data(), scales.data(), sums.data(), rest.data(), stride, tokens};
-    for (int64_t token = 0; token < tokens; token++)
-      kernels.quantise(in + token * layer->inputs, layer->inputs, held, token);
+    std::vector<uint8_t> rest(static_cast<size_t>(tokens)), scratch(static_cast<size_t>(linear_scratch(layer->inputs)));
+    const Inputs held{numbers.data(), levels.data(), scales.data(), sums.data(), rest.data(), stride, tokens};
+    for (int64_t token = 0; token < tokens; token++) kernels.give(*layer, in + token * layer->inputs, held, token);
     kernels.linear(*layer, held, tokens, 0, static_cast<int>(up(layer->outputs, PANEL) / PANEL), out, layer->outputs,
-                   false, 1);
+                   false, 1, scratch.data());
   });
 }
 

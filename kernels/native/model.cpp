@@ -67,12 +67,13 @@ void Model::grow(int count) {
   hidden_.reset(allocate<float>(static_cast<int64_t>(count) * shape_.hidden));
   wide_.reset(allocate<float>(count * std::max<int64_t>(qkv, 2 * shape_.inner)));
   attended_.reset(allocate<float>(count * attended));
+  numbers_.reset(allocate<float>(count * widest));
   levels_.reset(allocate<int8_t>(2 * count * widest));
   scales_.reset(allocate<float>(2 * count));
   sums_.reset(allocate<int32_t>(2 * count));
   rest_.reset(allocate<uint8_t>(count));
   const int64_t rows = std::max(TASK_ROWS, shape_.heads / shape_.kv_heads);
-  scratch_stride_ = std::max(attend_scratch(rows), widest);
+  scratch_stride_ = std::max({attend_scratch(rows), widest, up(linear_scratch(widest) / 4, 16)});
   scratch_.reset(allocate<float>(threads_.count() * scratch_stride_));
   capacity_ = count;
 }
@@ -105,7 +106,9 @@ void Model::step(int count, const int32_t *tokens, const int32_t *rows, const in
   const std::vector<Task> tasks = tasks_of(lanes);
   const int64_t attended = static_cast<int64_t>(shape_.heads) * shape_.width;
   const int64_t qkv = attended + 2 * static_cast<int64_t>(shape_.kv_heads) * shape_.width;
-  Levels levels{levels_.get(), scales_.get(), sums_.get(), rest_.get(), 0, capacity_};
+  const auto inputs = [&](const Linear &layer) {
+    return Inputs{numbers_.get(), levels_.get(), scales_.get(), sums_.get(), rest_.get(), up(layer.inputs, 64), capacity_};
+  };
   std::vector<std::atomic<size_t>> taken(layers_.size());
   for (auto &counter : taken) counter.store(0);
 
@@ -119,22 +122,19 @@ void Model::step(int count, const int32_t *tokens, const int32_t *rows, const in
       threads_.meet();
     };
     const auto product = [&](const Linear &layer, int64_t total, float *out, int64_t stride, bool add) {
-      Levels in = levels;
-      in.stride = up(layer.inputs, 64);
+      const Inputs in = inputs(layer);
       share(thread, threads, panels(layer), [&](int64_t first, int64_t last) {
         kernels_.linear(layer, in, total, static_cast<int>(first), static_cast<int>(last), out, stride, add,
-                        add ? shape_.residual_factor : 1);
+                        add ? shape_.residual_factor : 1, scratch);
       });
       threads_.meet();
     };
-    const auto to_levels = [&](const float *numbers, int size, int64_t token) {
-      Levels out = levels;
-      out.stride = up(size, 64);
-      kernels_.quantise(numbers, size, out, token);
+    const auto give = [&](const Linear &layer, const float *numbers, int64_t token) {
+      kernels_.give(layer, numbers, inputs(layer), token);
     };
-    const auto normed = [&](const float *weight, int64_t token, int64_t slot) {
+    const auto normed = [&](const float *weight, const Linear &layer, int64_t token, int64_t slot) {
       kernels_.normalise(hidden_.get() + token * shape_.hidden, weight, shape_.hidden, shape_.epsilon, scratch);
-      to_levels(scratch, shape_.hidden, slot);
+      give(layer, scratch, slot);
     };
 
     each_token(count, [&](int64_t token) {
@@ -143,7 +143,7 @@ void Model::step(int count, const int32_t *tokens, const int32_t *rows, const in
     for (size_t index = 0; index < layers_.size(); index++) {
       const Layer &layer = layers_[index];
       const Cache &cache = caches_[index];
-      each_token(count, [&](int64_t token) { normed(layer.norm, token, token); });
+      each_token(count, [&](int64_t token) { normed(layer.norm, layer.qkv, token, token); });
       product(layer.qkv, count, wide_.get(), qkv, false);
       each_token(count, [&](int64_t token) {
         kernels_.write(shape_, layer, cache, ends_.cosines, ends_.sines, rows[token], columns[token],
@@ -152,19 +152,17 @@ void Model::step(int count, const int32_t *tokens, const int32_t *rows, const in
       for (size_t task; (task = taken[index].fetch_add(1)) < tasks.size();)
         kernels_.attend(shape_, layer, cache, tasks[task], wide_.get(), qkv, attended_.get(), scratch);
       threads_.meet();
-      each_token(count, [&](int64_t token) {
-        to_levels(attended_.get() + token * attended, static_cast<int>(attended), token);
-      });
+      each_token(count, [&](int64_t token) { give(layer.out, attended_.get() + token * attended, token); });
       product(layer.out, count, hidden_.get(), shape_.hidden, true);
-      each_token(count, [&](int64_t token) { normed(layer.inner_norm, token, token); });
+      each_token(count, [&](int64_t token) { normed(layer.inner_norm, layer.gate_up, token, token); });
       product(layer.gate_up, count, wide_.get(), 2 * shape_.inner, false);
       each_token(count, [&](int64_t token) {
         kernels_.gate(wide_.get() + token * 2 * shape_.inner, shape_.inner, shape_.activation, scratch);
-        to_levels(scratch, shape_.inner, token);
+        give(layer.down, scratch, token);
       });
       product(layer.down, count, hidden_.get(), shape_.hidden, true);
     }
-    each_token(wanted_count, [&](int64_t slot) { normed(ends_.norm, wanted[slot], slot); });
+    each_token(wanted_count, [&](int64_t slot) { normed(ends_.norm, ends_.head, wanted[slot], slot); });
     product(ends_.head, wanted_count, logits, shape_.vocabulary, false);
   });
   if (shape_.logits_factor != 1)

@@ -48,6 +48,7 @@ private:
   std::vector<Buffer<char>> arena_;
   int capacity_ = 0, logits_capacity_ = 0;
   Buffer<float> hidden_, wide_, attended_, scratch_; // residual stream; qkv or gate and up; attention's output
+  Buffer<float> numbers_;
   Buffer<int8_t> levels_;
   Buffer<float> scales_;
   Buffer<int32_t> sums_;

@@ -24,7 +24,7 @@ inline float to_levels(const float *numbers, int size, int8_t *levels, int32_t *
   return scale;
 }
 
-void quantise(const float *numbers, int size, const Levels &out, int64_t token) {
+void quantise(const float *numbers, int size, const Inputs &out, int64_t token) {
   int8_t *levels = out.levels + token * out.stride;
   float &scale = out.scales[token] = to_levels(numbers, size, levels, out.sums + token, out.stride);
   Floats squares{};

@@ -8,24 +8,32 @@ namespace accel {
 constexpr int LANES = 16;   // columns of a block of keys; what widths must be multiples of
 constexpr int PANEL = 32;   // outputs of a weight that lie together
 constexpr int COLUMNS = 64; // KV-cache columns that attention takes at a time
+constexpr int GROUP = 16;   // inputs of a 4-bit weight that share a factor
+constexpr int BLOCK = 32;   // inputs whose factors and nibbles lie together
+constexpr int BLOCK_BYTES = BLOCK / GROUP * PANEL + BLOCK / 2 * PANEL;
 constexpr float LEVELS = 127;
 // A token whose largest number is so many times its root mean square is held in two passes of 8 bits, 15 bits in all.
 constexpr float OUTLIER = 16;
 
-enum Dtype : int32_t { FLOAT32 = 0, BFLOAT16 = 1 };
+enum Dtype : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT4 = 3 };
 enum Activation : int32_t { SILU = 0, GELU_TANH = 1 };
 
-// A linear layer with 8-bit weights: `[outputs / PANEL][inputs / 4][PANEL][4]` levels plus 128, a scale per output.
+// A linear layer with weights as numbers, `[outputs / PANEL][inputs][PANEL]`, or in integers with a scale for each
+// output: in 8 bits levels plus 128, `[outputs / PANEL][inputs / 4][PANEL][4]`; in 4 bits
+// `[outputs / PANEL][inputs / BLOCK]` blocks, see nibbles.h.
 struct Linear {
-  const uint8_t *weight;
-  const float *scales;
+  const void *weight;
+  const float *scales; // null for numbers
   const float *bias; // null for none
   int32_t inputs;
   int32_t outputs;
+  int32_t dtype;
 };
 
-// Tokens as 8-bit levels. Slot t is token t; slot `capacity + t` is what rounding left of it, where `rest[t]` is set.
-struct Levels {
+// Tokens as products take them: as 8-bit levels or as they are, after the weight. Of levels, slot t is token t; slot
+// `capacity + t` is what rounding left of it, where `rest[t]` is set.
+struct Inputs {
+  float *numbers; // [capacity][stride]
   int8_t *levels; // [2 * capacity][stride]
   float *scales;  // [2 * capacity]
   int32_t *sums;  // [2 * capacity], of the levels of a slot
@@ -72,11 +80,12 @@ struct Task {
 // Functions of one instruction set. Those on tokens work on one token, so that callers share tokens out as they like.
 struct Kernels {
   const char *name;
-  void (*quantise)(const float *numbers, int size, const Levels &out, int64_t token);
+  void (*give)(const Linear &layer, const float *numbers, const Inputs &out, int64_t token);
   void (*normalise)(const float *numbers, const float *weight, int size, float epsilon, float *out);
   void (*gate)(const float *gate_up, int inner, int activation, float *out);
-  void (*linear)(const Linear &layer, const Levels &in, int64_t tokens, int first_panel, int last_panel, float *out,
-                 int64_t stride, bool add, float factor);
+  void (*linear)(const Linear &layer, const Inputs &in, int64_t tokens, int first_panel, int last_panel, float *out,
+                 int64_t stride, bool add, float factor, void *scratch);
+  float (*nibbles)(const float *weights, const float *importance, int inputs, int8_t *levels, int8_t *factors);
   void (*embed)(const Shape &shape, const void *table, int32_t token, float *out);
   void (*write)(const Shape &shape, const Layer &layer, const Cache &cache, const float *cosines, const float *sines,
                 int row, int column, float *qkv);
@@ -86,6 +95,9 @@ struct Kernels {
 
 const Kernels &kernels_avx2();
 const Kernels &kernels_avx512vnni();
+
+// Bytes of scratch that `linear` wants for a layer of so many inputs.
+constexpr int64_t linear_scratch(int64_t inputs) { return (inputs + BLOCK) * PANEL; }
 
 // Floats of scratch that `attend` wants for a task of so many query rows.
 constexpr int64_t attend_scratch(int64_t query_rows) { return 2 * query_rows + 16 * COLUMNS; }

@@ -70,7 +70,11 @@ inline float maximum(Floats a) {
 inline Floats nearest(Floats a) { // whole numbers, ties to even; right for magnitudes below 2^22
   const Floats shift = all(12582912.f);
   Floats moved = a + shift;
-  __asm__("" : "+m"(moved)); // or the compiler would see that nothing is added
+#ifdef __AVX512F__
+  __asm__("" : "+v"(moved)); // or the compiler would see that nothing is added
+#else
+  __asm__("" : "+x"(moved));
+#endif
   return moved - shift;
 }
 
@@ -91,10 +95,21 @@ inline Floats exponential(Floats x) {
 
 // Sums of four products of an unsigned and a signed byte, added to 32-bit numbers. The weights' zero is stored as 128:
 // `ZERO` is what of it the sums still hold, times the sum of the signed bytes.
+typedef uint8_t UnalignedInts __attribute__((vector_size(4 * STEP), aligned(1), may_alias));
+inline Ints load_bytes(const uint8_t *from) { return (Ints)*reinterpret_cast<const UnalignedInts *>(from); }
+
 #ifdef __AVX512VNNI__
 constexpr int32_t ZERO = 128;
 inline Ints dot(Ints sums, const uint8_t *weights, int32_t four) {
   return (Ints)_mm512_dpbusd_epi32((__m512i)sums, _mm512_loadu_si512(weights), _mm512_set1_epi32(four));
+}
+// The same with unsigned bytes below 16.
+inline Ints dot_small(Ints sums, Ints weights, int32_t four) {
+  return (Ints)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)weights, _mm512_set1_epi32(four));
+}
+// Adds products of numbers of 16 bits, held in 32; `factors` with their upper halves cleared.
+inline Ints add_products(Ints sums, Ints numbers, Ints factors) {
+  return (Ints)_mm512_dpwssd_epi32((__m512i)sums, (__m512i)numbers, (__m512i)factors);
 }
 #else
 // The weight's levels are -127 to 127, so that no pair of products leaves 16 bits.
@@ -105,6 +120,13 @@ inline Ints dot(Ints sums, const uint8_t *weights, int32_t four) {
   const __m256i token = _mm256_sign_epi8(_mm256_set1_epi32(four), weight);
   const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weight), token);
   return sums + (Ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+inline Ints dot_small(Ints sums, Ints weights, int32_t four) {
+  const __m256i pairs = _mm256_maddubs_epi16((__m256i)weights, _mm256_set1_epi32(four));
+  return sums + (Ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+inline Ints add_products(Ints sums, Ints numbers, Ints factors) {
+  return sums + (Ints)_mm256_madd_epi16((__m256i)numbers, (__m256i)factors);
 }
 #endif
 

@@ -48,14 +48,14 @@ def export(plan: Plan, out: Path, *, push_to_hub: str | None = None, progress: P
         from langchain_accel.devices.native.export import export as packed
 
         options = plan.options or xeon.Options()
-        if options.weights != "int8":
+        if options.weights == "exact":
             msg = (
-                "a checkpoint serves on xeon as it is; what can be made ahead of time is 8-bit weights: add "
-                "--device-option weights=int8"
+                "a checkpoint serves on xeon as it is; what can be made ahead of time is rounded weights: add "
+                "--device-option weights=int8, or weights=int4"
             )
             raise PlanRejected(msg)
         threads = options.threads or processors.cores()
-        return packed(plan, out, threads=threads, push_to_hub=push_to_hub, progress=progress)
+        return packed(plan, out, options.weights, threads=threads, push_to_hub=push_to_hub, progress=progress)
     from langchain_accel.devices.inferentia.export import export as compiled
     from langchain_accel.devices.inferentia.options import Options
 

@@ -23,6 +23,8 @@ ROUNDED: Tolerance = (2e-2, 5e-1)
 """Between two that round to 8 bits: what lies between two levels may be rounded either way, in few tokens."""
 INT8: Tolerance = (2e-1, 6e-1)
 """Against a model whose weights are not rounded; tiny random models come near it, trained ones stay far below."""
+INT4: Tolerance = (5e-1, 1.0)
+"""Likewise. A wrong mask or position makes it 1.4."""
 
 
 def probe(vocab_size: int, max_len: int) -> IntArray:

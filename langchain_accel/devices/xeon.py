@@ -32,13 +32,14 @@ class Options:
     """What a user may set on this device.
 
     Attributes:
-        weights: `"exact"`, as the plan's dtype says, or `"int8"`: linear layers in 8-bit integers, a quarter of the
-            memory of float32 and faster for prompts and batches on processors with VNNI, at some loss of precision.
+        weights: `"exact"`, as the plan's dtype says; `"int8"`: linear layers in 8-bit integers, a quarter of the memory
+            of float32 and faster, at some loss of precision; `"int4"`: most of them in 4 bits, which takes little more
+            than half of that, is faster at generating, and loses more. int4 needs the kernels.
         threads: cores that one step uses; None for the cores this process may run on.
         packed: lay bfloat16 weights out for the matrix kernels once, at load: faster decoding for the same memory.
             Only done where the processor has bfloat16 instructions.
-        kernels: compute 8-bit weights with langchain-accel-kernels where these are installed and know the model: many
-            times faster than torch. False for torch always.
+        kernels: compute in float32, or with rounded weights, by langchain-accel-kernels where these are installed and
+            know the model: faster than torch, with rounded weights many times. False for torch always.
         prefill_chunk: longest piece of a prompt that one step takes, in tokens. Longer pieces prefill faster, shorter
             ones keep other requests' tokens coming more evenly.
         shared_memory: several ranks on one machine sum through shared memory, with an operation of DeepSpeed that is
@@ -58,8 +59,8 @@ class Options:
         Raises:
             PlanRejected: a number is out of its range.
         """
-        if self.weights not in ("exact", "int8"):
-            msg = f"weights must be 'exact' or 'int8', got {self.weights!r}"
+        if self.weights not in ("exact", "int8", "int4"):
+            msg = f"weights must be 'exact', 'int8' or 'int4', got {self.weights!r}"
             raise PlanRejected(msg)
         if self.threads is not None and self.threads < 1:
             msg = f"threads must be at least 1, or None for every core at hand, got {self.threads}"
@@ -81,7 +82,7 @@ def placement(plan: Plan, options: Options) -> Placement:
         return Placement()
     if _rounds(plan, options):
         msg = (
-            f"weights='int8' is served by one rank, and the plan asks for {plan.tensor_parallel_size}: set "
+            f"rounded weights are served by one rank, and the plan asks for {plan.tensor_parallel_size}: set "
             "tensor_parallel_size=1, or give a model with its exact weights and leave weights out"
         )
         raise PlanRejected(msg)
@@ -125,14 +126,21 @@ def demand(plan: Plan, config: Mapping[str, Any], *, weights: int, item_bytes: i
         item_bytes: bytes of one number.
     """
     options = plan.options or Options()
-    if _rounds(plan, options) and options.kernels and members.unusable(config) is None:
-        return _native_demand(plan, config)
+    if _for_kernels(plan, options) and members.unusable(config) is None:
+        return _native_demand(plan, options, config)
     return _torch_demand(plan, config, weights=weights, item_bytes=item_bytes)
 
 
 def _rounds(plan: Plan, options: Options) -> bool:
-    """Whether weights are 8-bit: because that is asked for, or because the folder holds no others."""
-    return options.weights == "int8" or packed.holds(Path(plan.model))
+    """Whether weights are rounded: because that is asked for, or because the folder holds no others."""
+    return options.weights != "exact" or packed.holds(Path(plan.model))
+
+
+def _for_kernels(plan: Plan, options: Options) -> bool:
+    """Whether the kernels are to serve a plan if they can: they compute in float32, or with rounded weights."""
+    if not options.kernels or plan.tensor_parallel_size > 1:
+        return False
+    return _rounds(plan, options) or dtype_of(plan) == "float32"
 
 
 def _torch_demand(plan: Plan, config: Mapping[str, Any], *, weights: int, item_bytes: int) -> Demand:
@@ -141,9 +149,11 @@ def _torch_demand(plan: Plan, config: Mapping[str, Any], *, weights: int, item_b
     return even_demand(config, weights=weights, item_bytes=item_bytes, ranks=ranks, working=working)
 
 
-def _native_demand(plan: Plan, config: Mapping[str, Any]) -> Demand:
-    column = members.cache_bytes(config, plan.dtype)
-    return Demand(members.weight_bytes(config), column, _working(plan, config))
+def _native_demand(plan: Plan, options: Options, config: Mapping[str, Any]) -> Demand:
+    exported = packed.holds(Path(plan.model))
+    weights = packed.size(Path(plan.model)) if exported else members.weight_bytes(config, options.weights)
+    column = members.cache_bytes(config, plan.dtype, "int8" if exported else options.weights)
+    return Demand(weights, column, _working(plan, config))
 
 
 def _working(plan: Plan, config: Mapping[str, Any]) -> int:
@@ -193,18 +203,17 @@ def load(plan: Plan, options: Options, rank: Rank = Rank(), progress: Progress =
     positions.check_positions(config, plan.max_len)
 
     serves = spec(plan, options, config.vocab_size)
-    int8 = _rounds(plan, options)
-    if int8 and (why_not := members.unusable(config.to_dict()) if options.kernels else "kernels=False") is None:
-        need = _native_demand(plan, config.to_dict())
+    rounds = _rounds(plan, options)
+    why_not = members.unusable(config.to_dict()) if options.kernels else "kernels=False"
+    if why_not is None and _for_kernels(plan, options):
+        need = _native_demand(plan, options, config.to_dict())
         check_memory(**asdict(need), rows=plan.rows, max_len=plan.max_len, free=available())
         threads = options.threads or cores()
         with ExitStack() as loaded:
             loaded.callback(use_threads, use_threads(threads))
-            return open_native(plan, serves, config, threads, progress)
-    if packed.holds(folder):
-        msg = f"{folder} was exported in 8 bits for langchain-accel-kernels, which do not serve it here: {why_not}"
-        raise ModelRejected(msg)
-    if int8:
+            return open_native(plan, serves, config, options.weights, threads, progress)
+    if rounds:
+        _refuse_without_kernels(folder, options, str(why_not))
         quantised.check_processor(cpu_flags())
         progress(f"8-bit weights by torch, which is slower than the kernels: {why_not}", 1, 1)
 
@@ -222,17 +231,29 @@ def load(plan: Plan, options: Options, rank: Rank = Rank(), progress: Progress =
             model = _load_share(config, dtype, plan, options, rank, progress, opened)
         progress("loading weights", need.weights, need.weights)
         # Where bfloat16 is emulated, packed weights are no faster.
-        packs = options.packed and not int8 and fastest_dtype(cpu_flags()) == "bfloat16"
+        packs = options.packed and not rounds and fastest_dtype(cpu_flags()) == "bfloat16"
         return open_device(
             model,
             dtype,
             serves,
             pack=linears.pack if packs else None,
-            int8=int8,
+            int8=rounds,
             progress=progress,
             on_close=opened.pop_all().close,
             rank=rank,
         )
+
+
+def _refuse_without_kernels(folder: Path, options: Options, why_not: str) -> None:
+    if packed.holds(folder):
+        msg = f"{folder} was exported for langchain-accel-kernels, which do not serve it here: {why_not}"
+        raise ModelRejected(msg)
+    if options.weights == "int4":
+        msg = (
+            f"weights='int4' needs langchain-accel-kernels, which do not serve this model here: {why_not}; "
+            "weights='int8' is served without them"
+        )
+        raise PlanRejected(msg)
 
 
 def _load_share(

@@ -116,7 +116,7 @@ def test_a_model_stays_close_to_itself(name: str, tmp_path: Path) -> None:
 
 
 def test_unknown_weights_are_refused() -> None:
-    with pytest.raises(PlanRejected, match="'exact' or 'int8', got 'int3'"):
+    with pytest.raises(PlanRejected, match="'exact', 'int8' or 'int4', got 'int3'"):
         xeon.Options(weights="int3")
 
 

@@ -1,1 +1,1 @@
-"""Whole decoder steps in native code, for models of Llama's family with 8-bit weights."""
+"""Whole decoder steps in native code, for models of Llama's family."""

@@ -1,4 +1,4 @@
-"""Rounds a model to 8 bits once, into a folder that maps into memory in a moment and serves as `model=`."""
+"""Rounds a model to few bits once, into a folder that maps into memory in a moment and serves as `model=`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from langchain_accel.errors import DeviceUnavailable, PlanRejected
 
 
 def export(
-    plan: Plan, output: Path, *, threads: int, push_to_hub: str | None = None, progress: Progress = silent
+    plan: Plan, output: Path, weights: str, *, threads: int, push_to_hub: str | None = None, progress: Progress = silent
 ) -> Path:
-    """Write a model with 8-bit weights, as the kernels take them; any rows and columns can be served from it.
+    """Write a model with rounded weights, as the kernels take them; any rows and columns can be served from it.
 
     Args:
         plan: what to export; `plan.model` is a local folder.
         output: where to put it; absent or empty.
+        weights: `"int8"` or `"int4"`.
         threads: that share the packing.
         push_to_hub: id of a repository to upload the folder to as well, made if absent.
         progress: told about each stage.
@@ -40,9 +41,9 @@ def export(
     config = checkpoints.read_config(source, trust_remote_code=plan.trust_remote_code)
     checkpoints.refuse_unsupported(config, plan.max_len)
     if (reason := members.unusable(config.to_dict())) is not None:
-        msg = f"8-bit weights are exported for langchain-accel-kernels, which do not serve this model here: {reason}"
+        msg = f"{weights} weights are for langchain-accel-kernels, which do not serve this model here: {reason}"
         raise PlanRejected(msg)
-    model = loading.pack(plan, config, threads, progress)
+    model = loading.pack(plan, config, weights, threads, progress)
 
     def make(folder: Path) -> None:
         packed.write(model, folder)

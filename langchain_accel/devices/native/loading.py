@@ -17,6 +17,7 @@ def open_device(
     plan: Plan,
     serves: Spec,
     config: Any,
+    weights: str,
     threads: int,
     progress: Progress,
     on_close: Callable[[], object] = lambda: None,
@@ -27,6 +28,7 @@ def open_device(
         plan: what to load.
         serves: what the device is to serve.
         config: the model's, as transformers read it.
+        weights: `"exact"`, `"int8"` or `"int4"`; a folder that was exported says so itself.
         threads: that share packing and each step.
         progress: told about loading, packing and checking.
         on_close: called once when the device closes.
@@ -35,26 +37,33 @@ def open_device(
         ModelRejected: the files cannot be used, or the kernels compute other logits than the model.
     """
     folder = Path(plan.model)
-    model = packed.read(folder) if packed.holds(folder) else pack(plan, config, threads, progress)
-    opened = model.open(plan.rows, plan.max_len, members.cache_dtype(plan.dtype), threads)
+    model = packed.read(folder) if packed.holds(folder) else pack(plan, config, weights, threads, progress)
+    opened = model.open(plan.rows, plan.max_len, members.cache_dtype(plan.dtype, model.weights), threads)
     device = NativeDevice(opened, serves, on_close)
     progress("checking the model", 0, 1)
     name, prompt = config.model_type, selfcheck.probe(serves.vocab_size, serves.max_len)
     actual = selfcheck.run(name, device, prompt)
-    selfcheck.compare(name, actual, model.arrays["expected"][: len(prompt)], selfcheck.INT8)
+    selfcheck.compare(name, actual, model.arrays["expected"][: len(prompt)], _tolerance(model))
     progress("checking the model", 1, 1)
     return device
 
 
-def pack(plan: Plan, config: Any, threads: int, progress: Progress) -> packed.Packed:
-    """Load a model folder with transformers and round its products to 8 bits.
+def pack(plan: Plan, config: Any, weights: str, threads: int, progress: Progress) -> packed.Packed:
+    """Load a model folder with transformers and lay its products out for the kernels.
+
+    Args:
+        plan: what to load.
+        config: the model's, as transformers read it.
+        weights: `"exact"`, `"int8"` or `"int4"`.
+        threads: that share the packing.
+        progress: told about each stage.
 
     Raises:
         ModelRejected: the files cannot be used.
     """
     import torch
 
-    from langchain_accel.devices.native import packing
+    from langchain_accel.devices.native import calibration, packing
     from langchain_accel.devices.torch_rows import loading
     from langchain_accel.devices.torch_rows.proof import plain_logits
 
@@ -64,4 +73,15 @@ def pack(plan: Plan, config: Any, threads: int, progress: Progress) -> packed.Pa
     model = loading.load_model(folder, config, dtype, trust_remote_code=plan.trust_remote_code)
     progress("loading weights", 1, 1)
     expected = plain_logits(model, selfcheck.probe(config.vocab_size, config.max_position_embeddings))
-    return packing.pack(model, expected, threads, progress)
+    importance = {}
+    if weights == "int4":
+        progress("reading a text to see which weights matter", 0, 1)
+        importance = calibration.importance(model, calibration.tokens_of(folder, config.vocab_size))
+    return packing.pack(model, expected, weights, importance, threads, progress)
+
+
+def _tolerance(model: packed.Packed) -> selfcheck.Tolerance:
+    """Return how far the kernels may be off the model, whose logits were computed in the dtype of its weights."""
+    if model.weights != "exact":
+        return selfcheck.INT8 if model.weights == "int8" else selfcheck.INT4
+    return selfcheck.FLOAT32 if "head.float32" in model.arrays else selfcheck.BFLOAT16

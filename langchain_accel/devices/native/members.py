@@ -10,6 +10,9 @@ from typing import Any
 from langchain_accel.devices.memory import column_bytes, first, head_counts
 
 _LANES = 16
+_NIBBLE_BYTES = 9 / 16  # of a number in 4 bits, with its share of a factor
+KEPT = 0.1
+"""Share of the products, in size, that stay in 8 bits where the others have 4."""
 _ROPES = frozenset({"default", "linear", "llama3", "yarn"})  # the others change with the length of the sequence
 _ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 
@@ -105,20 +108,28 @@ def windows(config: Mapping[str, Any]) -> list[int]:
     return [int(window) if kind == "sliding_attention" else 0 for kind in types]
 
 
-def weight_bytes(config: Mapping[str, Any]) -> int:
-    """Return the bytes of a packed model: one for each number of its products, and the embedding as it came."""
+def weight_bytes(config: Mapping[str, Any], weights: str) -> int:
+    """Return the bytes of a packed model: its products, and the embedding as it came.
+
+    Args:
+        config: the model's, with the defaults of its class filled in.
+        weights: `"exact"`, `"int8"` or `"int4"`.
+    """
     heads, kv_heads = head_counts(config)
     hidden, inner, head = config["hidden_size"], config["intermediate_size"], width(config)
-    embedding = 2 if "bfloat16" in str(first(config, "dtype", "torch_dtype")) else 4
+    number = 2 if "bfloat16" in str(first(config, "dtype", "torch_dtype")) else 4
     layer = hidden * head * (2 * heads + 2 * kv_heads) + 3 * hidden * inner
-    return int(config["num_hidden_layers"] * layer + config["vocab_size"] * hidden * (1 + embedding))
+    products = {"exact": number, "int8": 1, "int4": KEPT + (1 - KEPT) * _NIBBLE_BYTES}[weights]
+    head_number = number if weights == "exact" else 1
+    ends = config["vocab_size"] * hidden * (head_number + number)
+    return int(config["num_hidden_layers"] * layer * products + ends)
 
 
-def cache_dtype(dtype: str) -> str:
-    """Return the dtype of keys and values for a plan's dtype: bfloat16 unless float32 is asked for."""
-    return "float32" if dtype == "float32" else "bfloat16"
+def cache_dtype(dtype: str, weights: str) -> str:
+    """Return the dtype of keys and values: bfloat16 beside rounded weights, unless the plan's dtype is float32."""
+    return "float32" if dtype == "float32" or weights == "exact" else "bfloat16"
 
 
-def cache_bytes(config: Mapping[str, Any], dtype: str) -> int:
-    """Return the bytes of a column of keys and values in all layers, for a plan's dtype."""
-    return column_bytes(config, 4 if cache_dtype(dtype) == "float32" else 2)
+def cache_bytes(config: Mapping[str, Any], dtype: str, weights: str) -> int:
+    """Return the bytes of a column of keys and values in all layers."""
+    return column_bytes(config, 4 if cache_dtype(dtype, weights) == "float32" else 2)

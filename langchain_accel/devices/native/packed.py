@@ -1,4 +1,4 @@
-"""A model with 8-bit weights as numpy arrays: in memory, or mapped from a file."""
+"""A model as the kernels' arrays: in memory, or mapped from a file."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from langchain_accel.errors import ModelRejected
 if TYPE_CHECKING:
     import langchain_accel_kernels as kernels
 
-FILE = "model.int8.safetensors"
+FILE = "model.packed.safetensors"
 """Name of the file in an exported folder."""
 
-_FORMAT = "1"
+_FORMAT = "2"
 _FILLING = "filling."
 _LENGTH = struct.Struct("<Q")
 _ALIGNED = 64  # bytes: where every array begins, so that no load of a register crosses a line of the cache
@@ -32,14 +32,16 @@ class Packed:
     """What of a model does not depend on rows and columns.
 
     Attributes:
+        weights: `"exact"`, `"int8"` or `"int4"`, as asked for when it was packed.
         numbers: sizes and factors, as the kernels' `Numbers` names them.
         windows: for each layer, the columns that a token sees, itself included; 0 for all.
         rotary_factor: on the cosines and sines of the rotary positions.
         arrays: `embedding`, `norm`, `frequencies`, `expected` (logits of the model before it was rounded, for the
-            self-check's prompt), and for each layer and the head `{index}.qkv.weight`, `.scales`,
-            `.bias` and so on.
+            self-check's prompt), and for each layer and the head `{index}.qkv.int8` or another dtype of a packed
+            weight, `.scales`, `.bias` and so on.
     """
 
+    weights: str
     numbers: dict[str, Any]
     windows: list[int]
     rotary_factor: float
@@ -90,13 +92,19 @@ class Packed:
     def _linear(self, name: str, inputs: int, outputs: int) -> kernels.PackedLinear:
         import langchain_accel_kernels as kernels
 
-        weight, scales = self.arrays[f"{name}.weight"], self.arrays[f"{name}.scales"]
-        return kernels.PackedLinear(weight, scales, self.arrays.get(f"{name}.bias"), inputs, outputs)
+        dtype = next(dtype for dtype in kernels.PACKED if f"{name}.{dtype}" in self.arrays)
+        scales, bias = (self.arrays.get(f"{name}.{part}") for part in ("scales", "bias"))
+        return kernels.PackedLinear(self.arrays[f"{name}.{dtype}"], scales, bias, inputs, outputs, dtype)
 
 
 def holds(folder: Path) -> bool:
-    """Return whether a folder was exported: its weights are 8-bit already."""
+    """Return whether a folder was exported: its weights are packed already."""
     return (folder / FILE).is_file()
+
+
+def size(folder: Path) -> int:
+    """Return the bytes of the weights of an exported folder."""
+    return (folder / FILE).stat().st_size
 
 
 def write(packed: Packed, folder: Path) -> None:

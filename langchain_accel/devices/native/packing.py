@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import langchain_accel_kernels as kernels
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,12 +17,16 @@ from langchain_accel.devices.native import members
 from langchain_accel.devices.native.packed import Packed
 
 
-def pack(model: Any, expected: Logits, threads: int, progress: Progress) -> Packed:
-    """Round a model's products to 8 bits.
+def pack(
+    model: Any, expected: Logits, weights: str, importance: Mapping[str, Logits], threads: int, progress: Progress
+) -> Packed:
+    """Lay a model's products out for the kernels.
 
     Args:
         model: of the family, as transformers loaded it, in float32 or bfloat16.
         expected: its logits for the self-check's prompt.
+        weights: `"exact"`, `"int8"`, or `"int4"`, which leaves the head in 8 bits, and those products that lose most.
+        importance: how much the inputs of each product matter, as `calibration` found; empty for all alike.
         threads: that pack, a product each.
         progress: told about packing.
     """
@@ -30,7 +35,9 @@ def pack(model: Any, expected: Logits, threads: int, progress: Progress) -> Pack
     weight, rope = model.model.embed_tokens.weight, model.model.rotary_emb
     factor = config[member.embedding_factor] if member.embedding_factor else 1.0
     if member.rooted:
-        factor = float(torch.tensor(config["hidden_size"] ** 0.5, dtype=weight.dtype))
+        # Rounded as the model rounds it: where the numbers are exact, it computes in float32.
+        dtype = torch.float32 if weights == "exact" else weight.dtype
+        factor = float(torch.tensor(config["hidden_size"] ** 0.5, dtype=dtype))
     heads, kv_heads = head_counts(config)
     numbers = {
         "hidden": config["hidden_size"],
@@ -59,16 +66,56 @@ def pack(model: Any, expected: Logits, threads: int, progress: Progress) -> Pack
         if hasattr(layer.self_attn, "q_norm"):
             arrays[f"{index}.query_norm"] = _norm(layer.self_attn.q_norm, member)
             arrays[f"{index}.key_norm"] = _norm(layer.self_attn.k_norm, member)
-    names, layers = zip(*_products(model), strict=True)
+    for name, product in _packed(dict(products(model)), weights, importance, threads, progress).items():
+        parts = {product.dtype: product.weight, "scales": product.scales, "bias": product.bias}
+        arrays |= {f"{name}.{part}": numbers for part, numbers in parts.items() if numbers is not None}
+    return Packed(weights, numbers, members.windows(config), float(rope.attention_scaling), arrays)
+
+
+def _packed(
+    layers: dict[str, list[torch.nn.Linear]],
+    weights: str,
+    importance: Mapping[str, Logits],
+    threads: int,
+    progress: Progress,
+) -> dict[str, kernels.PackedLinear]:
+    dtype = None if weights == "exact" else weights
+    done: dict[str, kernels.PackedLinear] = {}
+
+    def pack_one(name: str) -> kernels.PackedLinear:
+        return _pack(layers[name], "int8" if dtype and name == "head" else dtype, importance.get(name))
+
     with ThreadPoolExecutor(threads) as pool:
-        for done, (name, product) in enumerate(zip(names, pool.map(_pack, layers), strict=True)):
-            progress("packing weights", done, len(names))
-            arrays |= {f"{name}.{part}": numbers for part, numbers in product.items()}
-    progress("packing weights", len(names), len(names))
-    return Packed(numbers, members.windows(config), float(rope.attention_scaling), arrays)
+        for name, product in zip(layers, pool.map(pack_one, layers), strict=True):
+            progress("packing weights", len(done), len(layers))
+            done[name] = product
+        if weights == "int4":
+            kept = sensitive({name: (one.lost, one.weight.size) for name, one in done.items() if one.dtype == "int4"})
+            again = pool.map(lambda name: _pack(layers[name], "int8", None), kept)
+            done |= dict(zip(kept, again, strict=True))
+    progress("packing weights", len(layers), len(layers))
+    return done
 
 
-def _products(model: Any) -> Iterator[tuple[str, list[torch.nn.Linear]]]:
+def sensitive(products: Mapping[str, tuple[float, int]]) -> list[str]:
+    """Choose the products that are worth more bits.
+
+    Args:
+        products: what each loses in few bits, as a share, and its size.
+
+    Returns:
+        Those that lose most, as long as they are no more than `members.KEPT` of all in size.
+    """
+    left = members.KEPT * sum(size for _, size in products.values())
+    kept = []
+    for name, (_lost, size) in sorted(products.items(), key=lambda item: -item[1][0]):
+        if size <= left:
+            kept.append(name)
+            left -= size
+    return kept
+
+
+def products(model: Any) -> Iterator[tuple[str, list[torch.nn.Linear]]]:
     """Yield the name of every product of the kernels, and the layers that make it, one below the other."""
     for index, layer in enumerate(model.model.layers):
         attention, mlp = layer.self_attn, layer.mlp
@@ -80,16 +127,13 @@ def _products(model: Any) -> Iterator[tuple[str, list[torch.nn.Linear]]]:
     yield "head", [model.lm_head]
 
 
-def _pack(layers: list[torch.nn.Linear]) -> dict[str, NDArray[Any]]:
-    import langchain_accel_kernels as kernels
-
+def _pack(layers: list[torch.nn.Linear], dtype: str | None, importance: Logits | None) -> kernels.PackedLinear:
     weight = layers[0].weight if len(layers) == 1 else torch.cat([layer.weight for layer in layers])
-    product = kernels.pack(_array(weight))
-    found: dict[str, NDArray[Any]] = {"weight": product.weight, "scales": product.scales}
+    bias = None
     if any(layer.bias is not None for layer in layers):
-        bias = [torch.zeros(layer.out_features) if layer.bias is None else layer.bias.float() for layer in layers]
-        found["bias"] = np.resize(torch.cat(bias).numpy(), product.scales.shape)  # what is past the outputs is not read
-    return found
+        parts = [torch.zeros(layer.out_features) if layer.bias is None else layer.bias.float() for layer in layers]
+        bias = torch.cat(parts).numpy()
+    return kernels.pack(_array(weight), bias, dtype=dtype, importance=importance)
 
 
 def _norm(module: Any, member: members.Member) -> NDArray[Any]:

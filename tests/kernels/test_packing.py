@@ -1,0 +1,80 @@
+"""What 4 bits do to a whole model: which products keep 8, and what a short text says about their inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("langchain_accel_kernels", reason="pip install ./kernels")
+pytest.importorskip("torch")
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
+
+from langchain_accel import ChatXeon, XeonOptions
+from langchain_accel.devices.base import Plan, silent
+from langchain_accel.devices.native import calibration, loading, members, packing
+from langchain_accel.errors import PlanRejected
+from tests.tiny_models import VOCABULARY, make
+
+WIDE = {"head_dim": 16, "hidden_size": 96, "intermediate_size": 112}
+
+
+@given(st.dictionaries(st.text(), st.tuples(st.floats(0, 1), st.integers(1, 1000))))
+def test_what_loses_most_stays_in_8_bits(products: Mapping[str, tuple[float, int]]) -> None:
+    """As long as there is room. Mutant seen to fail: what loses least."""
+    kept = packing.sensitive(products)
+    room = members.KEPT * sum(size for _, size in products.values())
+    assert sum(products[name][1] for name in kept) <= room
+    for name, (lost, size) in products.items():
+        if name not in kept:
+            worse = [products[other] for other in kept if products[other][0] >= lost]
+            assert size > room - sum(other for _, other in worse)
+
+
+def test_a_text_shows_what_inputs_carry(tmp_path: Path) -> None:
+    """Mutants seen to fail: the inputs of another product; no floor."""
+    folder = make("llama", tmp_path, **WIDE)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        model.model.layers[0].input_layernorm.weight[3] = 10
+        model.model.layers[1].mlp.up_proj.weight[5] = 0
+    tokens = calibration.tokens_of(folder, VOCABULARY)
+    assert len(tokens) > 100
+    found = calibration.importance(model, tokens)
+    assert set(found) == {name for name, _ in packing.products(model)}
+    assert {name: len(numbers) for name, numbers in found.items()}["1.down"] == 112
+    assert found["0.qkv"][3] > 20 * np.median(found["0.qkv"])
+    assert found["1.down"].min() == found["1.down"][5] > 0
+
+
+def test_a_text_that_shows_nothing_changes_nothing(tmp_path: Path) -> None:
+    """An embedding of zeros, as of padding."""
+    model = AutoModelForCausalLM.from_pretrained(make("llama", tmp_path, **WIDE), dtype=torch.float32)
+    with torch.no_grad():
+        model.model.embed_tokens.weight.zero_()
+    assert "0.qkv" not in calibration.importance(model, np.arange(20))
+
+
+def test_the_head_stays_in_8_bits(tmp_path: Path) -> None:
+    folder = make("llama", tmp_path, **WIDE)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    plan = Plan("xeon", str(folder), rows=1, max_len=32)
+    packed = loading.pack(plan, model.config, "int4", 1, silent)
+    forms = {
+        name.rsplit(".", 1)[0]: name.rsplit(".", 1)[1] for name in packed.arrays if name.endswith(("int4", "int8"))
+    }
+    assert forms["head"] == "int8"
+    assert list(forms.values()).count("int4") >= 7
+
+
+def test_without_the_kernels_4_bits_are_refused(tmp_path: Path) -> None:
+    options = XeonOptions(weights="int4", kernels=False)
+    llm = ChatXeon(model=str(make("llama", tmp_path, **WIDE)), max_len=64, options=options)
+    with pytest.raises(PlanRejected, match="do not serve this model here: kernels=False; weights='int8' is served"):
+        llm.invoke("One")
