@@ -3,6 +3,7 @@
     linear = pack(weight, dtype="int8")       # [outputs, inputs] float32, or bfloat16 as uint16
     model = Model(Numbers(...), layers, ends, threads=4)
     logits = model.step(tokens, rows, columns, wanted)
+    numbers = Parts(threads=4).linear(linear, tokens)  # one product, for a model whose steps another library runs
 
 Kernels for AVX2 and for AVX512-VNNI are built in, and chosen when the package is imported; the environment variable
 LANGCHAIN_ACCEL_INSTRUCTIONS (`avx2` or `avx512vnni`) overrides the choice.
@@ -11,15 +12,19 @@ LANGCHAIN_ACCEL_INSTRUCTIONS (`avx2` or `avx512vnni`) overrides the choice.
 from __future__ import annotations
 
 from langchain_accel_kernels._model import Ends, Layer, Model, Numbers
-from langchain_accel_kernels._packing import PACKED, PackedLinear, instructions, linear, pack, packed_bytes
+from langchain_accel_kernels._packing import PACKED, PackedLinear, instructions, pack, packed_bytes
+from langchain_accel_kernels._parts import COLUMNS, Cache, Parts, linear
 
 __all__ = [
+    "COLUMNS",
     "PACKED",
+    "Cache",
     "Ends",
     "Layer",
     "Model",
     "Numbers",
     "PackedLinear",
+    "Parts",
     "instructions",
     "linear",
     "pack",

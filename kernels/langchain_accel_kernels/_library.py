@@ -37,7 +37,15 @@ class Layer(Structure):
         *((name, Linear) for name in ("qkv", "out", "gate_up", "down")),
         *((name, c_void_p) for name in ("norm", "inner_norm", "query_norm", "key_norm")),
         ("window", c_int32),
+        ("soft_cap", c_float),
+        ("column_bias", c_void_p),
     )
+
+
+class Cache(Structure):
+    """`accel::Cache`."""
+
+    _fields_ = (("keys", c_void_p), ("values", c_void_p), ("columns", c_int64))
 
 
 class Ends(Structure):
@@ -56,7 +64,13 @@ _SIGNATURES = {
     "accel_packed_bytes": (c_int64, (c_int32, c_int32, c_int32)),
     "accel_pack": (c_int, (_NUMBERS, *[c_int32] * 4, *[_NUMBERS] * 3, POINTER(c_double))),
     "accel_lay_out": (c_int, (_NUMBERS, *[c_int32] * 3, _NUMBERS)),
-    "accel_linear": (c_int, (POINTER(Linear), _NUMBERS, c_int64, _NUMBERS)),
+    "accel_create_parts": (c_void_p, (c_int32,)),
+    "accel_linear": (c_int, (c_void_p, POINTER(Linear), _NUMBERS, c_int64, _NUMBERS)),
+    "accel_attend": (
+        c_int,
+        (c_void_p, POINTER(Shape), POINTER(Layer), POINTER(Cache), c_int32, _NUMBERS, c_int64, *[_NUMBERS] * 2),
+    ),
+    "accel_destroy_parts": (None, (c_void_p,)),
     "accel_create": (c_void_p, (POINTER(Shape), c_int32)),
     "accel_set_layer": (c_int, (c_void_p, c_int32, POINTER(Layer))),
     "accel_set_ends": (c_int, (c_void_p, POINTER(Ends))),

@@ -1,9 +1,10 @@
-"""Weights laid out for the kernels, as they are or rounded to integers, and one product with them."""
+"""Weights laid out for the kernels, as they are or rounded to integers."""
 
 from __future__ import annotations
 
 from ctypes import byref, c_double
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ class PackedLinear:
     dtype: str = "int8"
     lost: float = 0.0
 
-    @property
+    @cached_property
     def structure(self) -> _library.Linear:
         """What the library takes; valid as long as this object."""
         bias = None if self.bias is None else self.bias.ctypes.data
@@ -132,18 +133,3 @@ def pack(
     places = None if weighs is None else weighs.ctypes.data, packed.ctypes.data, scales.ctypes.data
     check(library.accel_pack(weight.ctypes.data, code, PACKED[named], outputs, inputs, *places, byref(lost)))
     return PackedLinear(packed, scales, padded, inputs, outputs, named, lost.value)
-
-
-def linear(layer: PackedLinear, tokens: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return `tokens @ weight.T + bias`, `[n, outputs]` for `[n, inputs]`, in one thread; `inputs` divides by 16.
-
-    Raises:
-        ValueError: the shapes do not fit.
-    """
-    tokens = np.ascontiguousarray(tokens, np.float32)
-    if tokens.shape[1] != layer.inputs or layer.inputs % 16:
-        msg = f"tokens of width {tokens.shape[1]} for a layer of {layer.inputs} inputs, which must divide by 16"
-        raise ValueError(msg)
-    out = np.empty((len(tokens), layer.outputs), np.float32)
-    check(library.accel_linear(byref(layer.structure), tokens.ctypes.data, len(tokens), out.ctypes.data))
-    return out

@@ -19,6 +19,7 @@ struct Query {
   float *out;           // [width], not yet divided by the sum of its weights
   float *most, *total;  // running maximum and sum
   int32_t first, last;  // columns it sees
+  const float *bias;    // of its head, for each column; null for none
 };
 
 // Scores of `N` queries at `WIDE` registers of neighbouring columns, the first of them `column` of the block.
@@ -56,8 +57,8 @@ inline void gather(const Query *queries, const Number *values, int width, int fi
 }
 
 template <int N, typename Number>
-void block(const Query *queries, const Number *keys, const Number *values, int width, float scaling, int column,
-           int count, float (*weights)[COLUMNS]) {
+void block(const Query *queries, const Number *keys, const Number *values, int width, float scaling, float soft_cap,
+           int column, int count, float (*weights)[COLUMNS]) {
   for (int at = 0; at < COLUMNS; at += WIDE * STEP) scores<N>(queries, keys, width, at, weights);
   Ints along;
   for (int i = 0; i < STEP; i++) along[i] = i;
@@ -66,7 +67,10 @@ void block(const Query *queries, const Number *keys, const Number *values, int w
     for (int i = 0; i < COLUMNS; i += STEP) {
       Ints at = along + (column + i);
       Ints seen = (at >= queries[n].first) & (at <= queries[n].last);
-      Floats score = seen ? load(weights[n] + i) * scaling : all(NEVER);
+      Floats score = load(weights[n] + i) * scaling;
+      if (soft_cap != 0) score = soft_cap * hyperbolic_tangent(score / soft_cap);
+      if (queries[n].bias) score += load(queries[n].bias + column + i);
+      score = seen ? score : all(NEVER);
       most = largest(most, score);
       store(weights[n] + i, score);
     }
@@ -108,7 +112,8 @@ void attend_to(const Shape &shape, const Layer &layer, const Cache &cache, const
                  most + index,
                  total + index,
                  layer.window && last >= layer.window ? last - layer.window + 1 : 0,
-                 last};
+                 last,
+                 layer.column_bias ? layer.column_bias + head * cache.columns : nullptr};
   };
   for (int index = 0; index < rows; index++) {
     most[index] = NEVER;
@@ -125,7 +130,8 @@ void attend_to(const Shape &shape, const Layer &layer, const Cache &cache, const
       const int size = rows - index < QUERIES ? rows - index : QUERIES;
       for (int n = 0; n < size; n++) queries[n] = query(index + n);
       const auto run = [&](auto taken) {
-        block<decltype(taken)::size, Number>(queries, near, what, width, shape.scaling, column, count, weights);
+        block<decltype(taken)::size, Number>(queries, near, what, width, shape.scaling, layer.soft_cap, column, count,
+                                             weights);
       };
       switch (size) { // a constant, so that sums stay in registers
 #define CASE(n)                                                                                                        \

@@ -21,8 +21,6 @@ template <typename Work> int guarded(Work work) {
   }
 }
 
-int64_t up(int64_t number, int64_t multiple) { return (number + multiple - 1) / multiple * multiple; }
-
 float number(const void *numbers, int32_t dtype, int64_t index) {
   if (dtype == FLOAT32) return static_cast<const float *>(numbers)[index];
   const uint32_t word = static_cast<uint32_t>(static_cast<const uint16_t *>(numbers)[index]) << 16;
@@ -124,20 +122,22 @@ int accel_lay_out(const void *numbers, int32_t dtype, int32_t outputs, int32_t i
   });
 }
 
-int accel_linear(const Linear *layer, const float *in, int64_t tokens, float *out) {
-  return guarded([&] {
-    const Kernels &kernels = kernels_here();
-    const int64_t stride = up(layer->inputs, 64);
-    std::vector<float> numbers(static_cast<size_t>(tokens * stride)), scales(static_cast<size_t>(2 * tokens));
-    std::vector<int8_t> levels(static_cast<size_t>(2 * tokens * stride));
-    std::vector<int32_t> sums(static_cast<size_t>(2 * tokens));
-    std::vector<uint8_t> rest(static_cast<size_t>(tokens)), scratch(static_cast<size_t>(linear_scratch(layer->inputs)));
-    const Inputs held{numbers.data(), levels.data(), scales.data(), sums.data(), rest.data(), stride, tokens};
-    for (int64_t token = 0; token < tokens; token++) kernels.give(*layer, in + token * layer->inputs, held, token);
-    kernels.linear(*layer, held, tokens, 0, static_cast<int>(up(layer->outputs, PANEL) / PANEL), out, layer->outputs,
-                   false, 1, scratch.data());
-  });
+Parts *accel_create_parts(int32_t threads) {
+  Parts *parts = nullptr;
+  guarded([&] { parts = new Parts(threads); });
+  return parts;
 }
+
+int accel_linear(Parts *parts, const Linear *layer, const float *in, int64_t tokens, float *out) {
+  return guarded([&] { parts->linear(*layer, in, tokens, out); });
+}
+
+int accel_attend(Parts *parts, const Shape *shape, const Layer *layer, const Cache *cache, int32_t count,
+                 const Lane *lanes, int64_t tokens, float *qkv, float *out) {
+  return guarded([&] { parts->attend(*shape, *layer, *cache, {lanes, lanes + count}, tokens, qkv, out); });
+}
+
+void accel_destroy_parts(Parts *parts) { delete parts; }
 
 Model *accel_create(const Shape *shape, int32_t threads) {
   Model *model = nullptr;

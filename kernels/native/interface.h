@@ -2,6 +2,7 @@
 // Arrays belong to the caller and must live as long as what they were given to.
 #pragma once
 #include "model.h"
+#include "parts.h"
 
 #define ACCEL_API extern "C" __attribute__((visibility("default")))
 
@@ -17,8 +18,15 @@ ACCEL_API int accel_pack(const void *numbers, int32_t dtype, int32_t packed, int
                          const float *importance, uint8_t *weight, float *scales, double *lost);
 // Lays `[outputs][inputs]` numbers out for products without rounding them; room as for accel_packed_bytes(dtype, ...).
 ACCEL_API int accel_lay_out(const void *numbers, int32_t dtype, int32_t outputs, int32_t inputs, void *weight);
+
+ACCEL_API accel::Parts *accel_create_parts(int32_t threads);
 // out[tokens][outputs] = in[tokens][inputs] @ weight.T + bias
-ACCEL_API int accel_linear(const accel::Linear *layer, const float *in, int64_t tokens, float *out);
+ACCEL_API int accel_linear(accel::Parts *parts, const accel::Linear *layer, const float *in, int64_t tokens, float *out);
+// `lanes` are `count` of accel::Lane; see accel::Parts::attend.
+ACCEL_API int accel_attend(accel::Parts *parts, const accel::Shape *shape, const accel::Layer *layer,
+                           const accel::Cache *cache, int32_t count, const accel::Lane *lanes, int64_t tokens,
+                           float *qkv, float *out);
+ACCEL_API void accel_destroy_parts(accel::Parts *parts);
 
 ACCEL_API accel::Model *accel_create(const accel::Shape *shape, int32_t threads);
 ACCEL_API int accel_set_layer(accel::Model *model, int32_t index, const accel::Layer *layer);

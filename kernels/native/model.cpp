@@ -2,32 +2,10 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <new>
 #include <stdexcept>
 #include <string>
 
 namespace accel {
-namespace {
-
-constexpr int TASK_ROWS = 96; // query rows of an attention task: their results stay in the nearest cache
-
-int64_t up(int64_t number, int64_t multiple) { return (number + multiple - 1) / multiple * multiple; }
-
-template <typename Number> Number *allocate(int64_t count) {
-  void *memory = std::aligned_alloc(64, static_cast<size_t>(up(count * static_cast<int64_t>(sizeof(Number)), 64)));
-  if (!memory) throw std::bad_alloc();
-  return static_cast<Number *>(memory);
-}
-
-// Calls `work(first, last)` with this thread's share of `count`.
-template <typename Work> void share(int thread, int threads, int64_t count, Work work) {
-  const int64_t first = count * thread / threads, last = count * (thread + 1) / threads;
-  if (first < last) work(first, last);
-}
-
-int panels(const Linear &layer) { return (layer.outputs + PANEL - 1) / PANEL; }
-
-} // namespace
 
 const Kernels &kernels_here() {
   const char *asked = std::getenv("LANGCHAIN_ACCEL_INSTRUCTIONS");
@@ -72,20 +50,9 @@ void Model::grow(int count) {
   scales_.reset(allocate<float>(2 * count));
   sums_.reset(allocate<int32_t>(2 * count));
   rest_.reset(allocate<uint8_t>(count));
-  const int64_t rows = std::max(TASK_ROWS, shape_.heads / shape_.kv_heads);
-  scratch_stride_ = std::max({attend_scratch(rows), widest, up(linear_scratch(widest) / 4, 16)});
+  scratch_stride_ = std::max({task_scratch(shape_), widest, up(linear_scratch(widest) / 4, 16)});
   scratch_.reset(allocate<float>(threads_.count() * scratch_stride_));
   capacity_ = count;
-}
-
-std::vector<Task> Model::tasks_of(const std::vector<Lane> &lanes) const {
-  std::vector<Task> tasks;
-  const int tokens = std::max(1, TASK_ROWS * shape_.kv_heads / shape_.heads);
-  for (const Lane &lane : lanes)
-    for (int first = (lane.length - 1) / tokens * tokens; first >= 0; first -= tokens) // the longest first
-      for (int head = 0; head < shape_.kv_heads; head++)
-        tasks.push_back({lane, first, std::min(tokens, lane.length - first), head});
-  return tasks;
 }
 
 void Model::step(int count, const int32_t *tokens, const int32_t *rows, const int32_t *columns, int wanted_count,
@@ -103,7 +70,7 @@ void Model::step(int count, const int32_t *tokens, const int32_t *rows, const in
   for (int i = 0; i < wanted_count; i++)
     if (wanted[i] < 0 || wanted[i] >= count) throw std::out_of_range("a wanted token is not in the step");
   grow(std::max(count, wanted_count));
-  const std::vector<Task> tasks = tasks_of(lanes);
+  const std::vector<Task> tasks = tasks_of(shape_, lanes);
   const int64_t attended = static_cast<int64_t>(shape_.heads) * shape_.width;
   const int64_t qkv = attended + 2 * static_cast<int64_t>(shape_.kv_heads) * shape_.width;
   const auto inputs = [&](const Linear &layer) {

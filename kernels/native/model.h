@@ -1,8 +1,7 @@
 // A decoder of Llama's family: all its layers in one call, for any mixture of rows.
 #pragma once
 #include "threads.h"
-#include "types.h"
-#include <memory>
+#include "work.h"
 
 namespace accel {
 
@@ -32,12 +31,6 @@ public:
 private:
   template <typename Number> void copy(const Cache &cache, int source, int target, int length) const;
   void grow(int count);
-  std::vector<Task> tasks_of(const std::vector<Lane> &lanes) const;
-
-  struct Release {
-    void operator()(void *memory) const { free(memory); }
-  };
-  template <typename Number> using Buffer = std::unique_ptr<Number[], Release>;
 
   Shape shape_;
   const Kernels &kernels_;

@@ -57,6 +57,8 @@ struct Layer {
   const float *norm, *inner_norm;    // [hidden]
   const float *query_norm, *key_norm; // [width], null for none
   int32_t window;                    // columns that a token sees, itself included; 0 for all
+  float soft_cap;                    // scores become soft_cap * tanh(scores / soft_cap); 0 for no cap
+  const float *column_bias;          // [heads][cache columns], added to scores (ALiBi); null for none
 };
 
 // KV cache of one layer: keys `[rows][kv_heads][blocks of LANES columns][width][LANES]`, so that a vector holds one

@@ -93,6 +93,8 @@ inline Floats exponential(Floats x) {
   return bits((__builtin_convertvector(whole, Ints) << 23) + (Ints)p);
 }
 
+inline Floats hyperbolic_tangent(Floats x) { return 1.f - 2.f / (1.f + exponential(x + x)); }
+
 // Sums of four products of an unsigned and a signed byte, added to 32-bit numbers. The weights' zero is stored as 128:
 // `ZERO` is what of it the sums still hold, times the sum of the signed bytes.
 typedef uint8_t UnalignedInts __attribute__((vector_size(4 * STEP), aligned(1), may_alias));

@@ -128,6 +128,8 @@ def demand(plan: Plan, config: Mapping[str, Any], *, weights: int, item_bytes: i
     options = plan.options or Options()
     if _for_kernels(plan, options) and members.unusable(config) is None:
         return _native_demand(plan, options, config)
+    if _cache_dtype(plan, options) == "bfloat16":
+        item_bytes = 2  # of keys and values, whatever the model is computed in
     return _torch_demand(plan, config, weights=weights, item_bytes=item_bytes)
 
 
@@ -141,6 +143,12 @@ def _for_kernels(plan: Plan, options: Options) -> bool:
     if not options.kernels or plan.tensor_parallel_size > 1:
         return False
     return _rounds(plan, options) or dtype_of(plan) == "float32"
+
+
+def _cache_dtype(plan: Plan, options: Options) -> str:
+    """Return the dtype of keys and values in torch's steps: the kernels', where these attend to them."""
+    native = _rounds(plan, options) and options.kernels and members.absent() is None
+    return members.cache_dtype(plan.dtype, options.weights) if native else dtype_of(plan)
 
 
 def _torch_demand(plan: Plan, config: Mapping[str, Any], *, weights: int, item_bytes: int) -> Demand:
@@ -190,7 +198,7 @@ def load(plan: Plan, options: Options, rank: Rank = Rank(), progress: Progress =
     except ImportError as error:
         raise DeviceUnavailable(_missing(error.name or str(error))) from error
     from langchain_accel.devices.native.loading import open_device as open_native
-    from langchain_accel.devices.torch_rows import linears, loading, positions, quantised
+    from langchain_accel.devices.torch_rows import linears, loading, positions, rounding
     from langchain_accel.devices.torch_rows.device import open_device
     from langchain_accel.devices.torch_rows.threads import use_threads
 
@@ -203,7 +211,6 @@ def load(plan: Plan, options: Options, rank: Rank = Rank(), progress: Progress =
     positions.check_positions(config, plan.max_len)
 
     serves = spec(plan, options, config.vocab_size)
-    rounds = _rounds(plan, options)
     why_not = members.unusable(config.to_dict()) if options.kernels else "kernels=False"
     if why_not is None and _for_kernels(plan, options):
         need = _native_demand(plan, options, config.to_dict())
@@ -212,48 +219,44 @@ def load(plan: Plan, options: Options, rank: Rank = Rank(), progress: Progress =
         with ExitStack() as loaded:
             loaded.callback(use_threads, use_threads(threads))
             return open_native(plan, serves, config, options.weights, threads, progress)
-    if rounds:
-        _refuse_without_kernels(folder, options, str(why_not))
-        quantised.check_processor(cpu_flags())
-        progress(f"8-bit weights by torch, which is slower than the kernels: {why_not}", 1, 1)
+    if packed.holds(folder):
+        msg = f"{folder} was exported for langchain-accel-kernels, which do not serve it here: {why_not}"
+        raise ModelRejected(msg)
 
     dtype = getattr(torch, dtype_of(plan))
     weights = weight_bytes(folder, dtype.itemsize)
-    need = _torch_demand(plan, config.to_dict(), weights=weights, item_bytes=dtype.itemsize)
+    cache = getattr(torch, _cache_dtype(plan, options))
+    need = _torch_demand(plan, config.to_dict(), weights=weights, item_bytes=cache.itemsize)
     check_memory(**asdict(need), rows=plan.rows, max_len=plan.max_len, free=available() // rank.local_size)
 
     with ExitStack() as opened:
+        rounds = None
         if rank.size == 1:
-            opened.callback(use_threads, use_threads(options.threads or cores()))
+            threads = options.threads or cores()
+            if options.weights != "exact":
+                rounds = rounding.choose(
+                    config.to_dict(), options.weights, cache, threads, progress, kernels=options.kernels
+                )
+                opened.callback(rounds.close)
+                threads = rounds.threads
+            opened.callback(use_threads, use_threads(threads))
             progress("loading weights", 0, need.weights)
             model = loading.load_model(folder, config, dtype, trust_remote_code=plan.trust_remote_code)
         else:
             model = _load_share(config, dtype, plan, options, rank, progress, opened)
         progress("loading weights", need.weights, need.weights)
         # Where bfloat16 is emulated, packed weights are no faster.
-        packs = options.packed and not rounds and fastest_dtype(cpu_flags()) == "bfloat16"
+        packs = options.packed and rounds is None and fastest_dtype(cpu_flags()) == "bfloat16"
         return open_device(
             model,
             dtype,
             serves,
             pack=linears.pack if packs else None,
-            int8=rounds,
+            rounding=rounds,
             progress=progress,
             on_close=opened.pop_all().close,
             rank=rank,
         )
-
-
-def _refuse_without_kernels(folder: Path, options: Options, why_not: str) -> None:
-    if packed.holds(folder):
-        msg = f"{folder} was exported for langchain-accel-kernels, which do not serve it here: {why_not}"
-        raise ModelRejected(msg)
-    if options.weights == "int4":
-        msg = (
-            f"weights='int4' needs langchain-accel-kernels, which do not serve this model here: {why_not}; "
-            "weights='int8' is served without them"
-        )
-        raise PlanRejected(msg)
 
 
 def _load_share(

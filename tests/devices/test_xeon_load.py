@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from langchain_accel.devices import processors, xeon
 from langchain_accel.devices.base import Plan, Rank, silent
-from langchain_accel.devices.torch_rows import attention, linears, proof
+from langchain_accel.devices.torch_rows import arena, linears, proof
 from langchain_accel.devices.torch_rows.positions import position_limit
 from langchain_accel.devices.torch_rows.shapes import decode_shapes, prefill_shapes
 from langchain_accel.errors import DeviceUnavailable, ModelRejected, PlanRejected
@@ -154,8 +154,8 @@ class TestArchitecture:
 
     def test_wrong_logits_are_refused(self, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Mutant: the check compares the device with itself."""
-        honest = attention.attend
-        monkeypatch.setattr(attention, "attend", lambda *args, **kwargs: honest(*args, **kwargs) * 1.01)
+        honest = arena.attend
+        monkeypatch.setattr(arena, "attend", lambda *args, **kwargs: honest(*args, **kwargs) * 1.01)
         assert "refused rather than answered wrongly" in refused(llama)
 
     def test_a_window_the_attention_is_not_told_of_is_refused(self, llama: Path) -> None:

@@ -169,7 +169,7 @@ def test_numbers_out_of_range_are_refused(served: tuple[Path, Device]) -> None:
 
 
 class TestWhatTheKernelsLeaveToTorch:
-    """`unusable` says why, and torch serves."""
+    """`unusable` says why, and torch makes the steps: `tests/devices/test_native_linear.py`."""
 
     @pytest.mark.parametrize(
         ("name", "overrides", "reason"),
@@ -192,11 +192,3 @@ class TestWhatTheKernelsLeaveToTorch:
         said = members.unusable(AutoConfig.from_pretrained(folder).to_dict())
         assert said is not None
         assert reason in said
-
-    @needs_vnni
-    def test_and_says_so(self, tmp_path: Path) -> None:
-        told: list[str] = []
-        plan = Plan("xeon", str(make("llama", tmp_path)), rows=1, max_len=32, dtype="float32")
-        device = xeon.load(plan, xeon.Options(weights="int8", threads=1), progress=lambda stage, *_: told.append(stage))
-        assert any("by torch, which is slower than the kernels: its heads are 8 wide" in stage for stage in told)
-        device.close()

@@ -76,5 +76,5 @@ def test_the_head_stays_in_8_bits(tmp_path: Path) -> None:
 def test_without_the_kernels_4_bits_are_refused(tmp_path: Path) -> None:
     options = XeonOptions(weights="int4", kernels=False)
     llm = ChatXeon(model=str(make("llama", tmp_path, **WIDE)), max_len=64, options=options)
-    with pytest.raises(PlanRejected, match="do not serve this model here: kernels=False; weights='int8' is served"):
+    with pytest.raises(PlanRejected, match="needs langchain-accel-kernels: kernels=False; weights='int8' is served"):
         llm.invoke("One")

@@ -149,7 +149,7 @@ class TestEverySet:
 
     @pytest.mark.usefixtures("instructions")
     def test_4_bits_lose_less_than_rounding_to_the_nearest(self) -> None:
-        """The rounding of the same size: 32 inputs share a 16-bit scale. Mutant seen to fail: only the first scale."""
+        """The rounding of the same size: 32 inputs share a 16-bit scale. Mutant seen to fail: no factor but the nearest."""
         random = np.random.default_rng(0)
         for weight in (random.standard_normal((64, 512)), random.standard_t(4, (64, 512))):
             groups = weight.reshape(64, 16, 32)
@@ -157,7 +157,7 @@ class TestEverySet:
             nearest = (np.clip(np.rint(groups / steps), -8, 7) * steps).reshape(64, 512)
             layer = kernels.pack(weight.astype(np.float32), dtype="int4")
             lost = np.square(unpacked(layer) - weight).sum()
-            assert lost < 0.8 * np.square(nearest - weight).sum()
+            assert lost < 0.74 * np.square(nearest - weight).sum()
             np.testing.assert_allclose(layer.lost, lost / np.square(weight).sum(), rtol=1e-3)
 
     @pytest.mark.usefixtures("instructions")
@@ -180,6 +180,22 @@ class TestEverySet:
         found, exact = kernels.linear(kernels.pack(weight, dtype=dtype), tokens), tokens @ weight.T
         assert (found[:, 0] == 0).all()
         assert (np.abs(found - exact) <= 0.3 * np.abs(exact).max(0)).all()
+
+    @pytest.mark.usefixtures("instructions")
+    def test_threads_share_a_product_without_a_trace(self) -> None:
+        """Bit for bit, also on buffers that an earlier product filled. Mutant seen to fail: a panel left to nobody."""
+        alone, several = kernels.Parts(), kernels.Parts(threads=3)
+        for seed, (outputs, inputs, tokens) in enumerate([(100, 64, 7), (33, 400, 2), (8, 16, 40), (300, 32, 1)]):
+            layer, given_tokens = (
+                kernels.pack(drawn(seed, outputs, inputs), dtype="int8"),
+                drawn(seed + 1, tokens, inputs),
+            )
+            given_tokens[0, 3] = 300
+            assert (several.linear(layer, given_tokens) == alone.linear(layer, given_tokens)).all()
+        several.close()
+        several.close()
+        with pytest.raises(RuntimeError, match="the parts are closed"):
+            several.linear(layer, given_tokens)
 
     @pytest.mark.usefixtures("instructions")
     def test_an_outlier_does_not_drown_the_other_numbers(self) -> None:

@@ -56,14 +56,19 @@ FAMILY: dict[str, Member] = {
 
 
 def unusable(config: Mapping[str, Any]) -> str | None:
-    """Return why the kernels do not serve a model on this machine; None where they do."""
+    """Return why the kernels do not serve a model by whole steps on this machine; None where they do."""
+    return absent() or refusal(config)
+
+
+def absent() -> str | None:
+    """Return why there are no kernels on this machine; None where there are."""
     if find_spec("langchain_accel_kernels") is None:
         return "langchain-accel-kernels is not installed (pip install ./kernels in a copy of the source)"
     import langchain_accel_kernels as kernels
 
     if kernels.instructions() is None:
         return "this processor has neither AVX2 nor AVX-512 VNNI"
-    return refusal(config)
+    return None
 
 
 def refusal(config: Mapping[str, Any]) -> str | None:

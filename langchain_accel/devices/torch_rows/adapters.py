@@ -49,11 +49,12 @@ def install(model: Any, attention: RowAttention, rank: Rank = Rank()) -> None:  
         model.config._attn_implementation = attention.name  # noqa: SLF001  no public setter takes any registered name
     if adapter is None:
         return
+    weight = next(model.parameters())  # of the model: a packed layer has none
     for layer in model.modules():
         if type(layer).__name__ == adapter.layer:
-            column_bias = adapter.column_bias(layer, attention.arena.max_len, attention.arena.dtype, rank)
+            column_bias = adapter.column_bias(layer, attention.arena.max_len, weight.dtype, rank)
             if column_bias is not None:
-                column_bias = column_bias.to(next(model.parameters()).device)  # a packed layer has no parameters
+                column_bias = column_bias.to(weight.device)
             layer.forward = partial(adapter.forward, layer, attention, column_bias)
 
 

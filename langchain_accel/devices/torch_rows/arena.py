@@ -1,15 +1,17 @@
-"""The KV cache of every row: one tensor of keys and one of values per layer."""
+"""The KV cache of every row, attended in torch's operations: a tensor of keys and one of values per layer."""
 
 from __future__ import annotations
 
 import torch
 
+from langchain_accel.devices.torch_rows.attention import Scores
+from langchain_accel.devices.torch_rows.dense import attend
 from langchain_accel.devices.torch_rows.step import Step
 
 _FEW = 2  # lanes that are copied one by one faster than scattered together
 
 
-class Arena:
+class TorchArena:
     """`rows x max_len` columns of keys and values per layer.
 
     A layer's tensors are allocated when it first writes, so that their shapes come from the model itself and not
@@ -29,6 +31,19 @@ class Arena:
     def bytes(self) -> int:
         """Size of all layers that have written, in bytes."""
         return sum(tensor.numel() * tensor.element_size() for layer in self.layers.values() for tensor in layer)
+
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        step: Step,
+        scores: Scores,
+    ) -> torch.Tensor:
+        """See `Arena.attend`."""
+        keys, values = self.write(layer, key, value, step)
+        return attend(query, keys, values, step, scores)
 
     def write(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor, step: Step
@@ -58,11 +73,15 @@ class Arena:
         return arena_keys, arena_values
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Copy columns `0...length - 1` of row `source` to row `target`."""
+        """See `Arena.copy`."""
         with torch.inference_mode():  # the tensors were made in it
             for tensors in self.layers.values():
                 for tensor in tensors:
                     tensor[target, :, :length] = tensor[source, :, :length]
+
+    def clear(self) -> None:
+        """See `Arena.clear`."""
+        self.layers.clear()
 
     def _allocate(self, written: torch.Tensor) -> torch.Tensor:
         heads, _, width = written.shape

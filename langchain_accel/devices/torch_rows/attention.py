@@ -1,18 +1,17 @@
-"""Attention of a packed step against the arena: each lane attends to the filled part of its own row."""
+"""The attention that transformers' models call: their keywords checked, and the work left to an arena."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch.nn import functional
 from transformers import AttentionInterface
 
-from langchain_accel.devices.torch_rows.arena import Arena
-from langchain_accel.devices.torch_rows.step import Lane, Step
+from langchain_accel.devices.torch_rows.step import Step
 from langchain_accel.errors import ModelRejected
 
 # Keywords that transformers' models hand to their attention and that a packed step does not depend on.
@@ -31,98 +30,62 @@ _HARMLESS = frozenset(
 _serial = count()
 
 
-def attend(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    step: Step,
-    *,
-    scaling: float,
-    window: int | None = None,
-    soft_cap: float | None = None,
-    column_bias: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Attend every lane's tokens to the columns of its row up to and including their own.
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """How the scores of queries and keys are made.
 
-    Args:
-        query: `[heads, T, key_dim]`, the packed tokens.
-        keys: `[rows, kv_heads, max_len, key_dim]`, this layer's arena; the step's own tokens are written already.
-        values: `[rows, kv_heads, max_len, value_dim]`.
-        step: lanes of the packed step.
-        scaling: factor on the scores.
+    Attributes:
+        scaling: factor on their products.
         window: columns a token sees, itself included; None for all.
-        soft_cap: scores become `soft_cap * tanh(scores / soft_cap)`; None for no cap.
-        column_bias: `[heads, max_len]` float32 added to the scores of each key column (ALiBi); None for nothing.
-
-    Returns:
-        `[T, heads, value_dim]`; zero at padding.
+        soft_cap: they become `soft_cap * tanh(scores / soft_cap)`; None for no cap.
+        column_bias: `[heads, max_len]` float32 added to those of each key column (ALiBi); None for nothing.
     """
-    kv_heads = keys.shape[1]
-    query = query.unflatten(0, (kv_heads, -1))
-    if step.width == 1:
-        # One token a lane: the heads of a group are the queries of one attention, [1, kv_heads, groups, key_dim].
-        outputs = []
-        for lane, token in zip(step.lanes, query.permute(2, 0, 1, 3).split(1), strict=True):
-            first = 0 if window is None else max(0, lane.start - window + 1)
-            bias = None if column_bias is None else column_bias[:, first : lane.end].unflatten(0, (1, kv_heads, -1))
-            row, columns = slice(lane.row, lane.row + 1), slice(first, lane.end)
-            outputs.append(_dense(token, keys[row, :, columns], values[row, :, columns], bias, scaling, soft_cap))
-        return torch.cat(outputs).flatten(1, 2)
-    allocate = query.new_zeros if step.padded else query.new_empty
-    output = allocate((query.shape[2], kv_heads * query.shape[1], values.shape[-1]))
-    for lane in step.lanes:
-        # A batch of kv heads, whose keys serve the group's heads with stride zero: [kv_heads, groups, n, key_dim].
-        first = 0 if window is None else max(0, lane.start - window + 1)
-        spread = (kv_heads, query.shape[1], lane.end - first, -1)
-        attended = _dense(
-            query[:, :, lane.tokens],
-            keys[lane.row, :, None, first : lane.end].expand(spread),
-            values[lane.row, :, None, first : lane.end].expand(spread),
-            _bias(step, lane, first, window, column_bias, kv_heads),
-            scaling,
-            soft_cap,
-        )
-        output[lane.tokens] = attended.flatten(0, 1).transpose(0, 1)
-    return output
+
+    scaling: float
+    window: int | None = None
+    soft_cap: float | None = None
+    column_bias: torch.Tensor | None = None
 
 
-def _dense(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    bias: torch.Tensor | None,
-    scaling: float,
-    soft_cap: float | None,
-) -> torch.Tensor:
-    """Attend 4-D `[..., n, key_dim]` queries to all of `[..., columns, key_dim]` keys; `[..., n, value_dim]`."""
-    if soft_cap is None:
-        return functional.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=scaling)
-    scores = torch.matmul(query, keys.transpose(-1, -2)).float().mul_(scaling / soft_cap).tanh_().mul_(soft_cap)
-    weights = torch.softmax(scores if bias is None else scores + bias, dim=-1)
-    return torch.matmul(weights.to(values.dtype), values)
+class Arena(Protocol):
+    """The KV cache of every row, and attention to it.
 
-
-def _bias(
-    step: Step, lane: Lane, first: int, window: int | None, column_bias: torch.Tensor | None, kv_heads: int
-) -> torch.Tensor:
-    """What is added to a lane's scores: minus infinity where a query may not look, and the bias of each column.
-
-    Returns:
-        float32 `[n, columns]`, with a column bias `[kv_heads, groups, n, columns]`.
+    Attributes:
+        max_len: columns of a row.
+        dtype: of keys and values.
     """
-    key = (lane.offset, window, column_bias is not None)
-    if key not in step.biases:
-        place = step.tokens.device
-        queries = torch.arange(lane.start, lane.end, device=place)[:, None]
-        columns = torch.arange(first, lane.end, device=place)[None, :]
-        hidden = columns > queries
-        if window is not None:
-            hidden |= columns <= queries - window
-        bias = torch.zeros(hidden.shape, device=place).masked_fill_(hidden, -torch.inf)
-        if column_bias is not None:
-            bias = bias + column_bias[:, first : lane.end].unflatten(0, (kv_heads, -1))[:, :, None]
-        step.biases[key] = bias
-    return step.biases[key]
+
+    max_len: int
+    dtype: torch.dtype
+
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        step: Step,
+        scores: Scores,
+    ) -> torch.Tensor:
+        """Write a step's real tokens at their rows and columns, then attend up to and including their own columns.
+
+        Args:
+            layer: layer index.
+            query: `[heads, T, key_dim]`, T tokens of the packed step.
+            key: `[kv_heads, T, key_dim]`.
+            value: `[kv_heads, T, value_dim]`.
+            step: which tokens belong to which row and column.
+            scores: how they are made.
+
+        Returns:
+            `[T, heads, value_dim]`; zero at padding.
+        """
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy columns `0...length - 1` of row `source` to row `target`."""
+
+    def clear(self) -> None:
+        """Let go of all keys and values."""
 
 
 class RowAttention:
@@ -155,7 +118,7 @@ class RowAttention:
 
     def close(self) -> None:
         """Let go of the arena; the registered name stays behind, without weight."""
-        self.arena.layers.clear()
+        self.arena.clear()
 
     def __call__(
         self,
@@ -207,15 +170,6 @@ class RowAttention:
         assert self.step is not None
         layer = module.layer_idx
         self.windows[layer] = sliding_window
-        keys, values = self.arena.write(layer, key[0], value[0], self.step)
-        output = attend(
-            query[0],
-            keys,
-            values,
-            self.step,
-            scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
-            window=sliding_window,
-            soft_cap=softcap,
-            column_bias=column_bias,
-        )
+        scores = Scores(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap, column_bias)
+        output = self.arena.attend(layer, query[0], key[0], value[0], self.step, scores)
         return output[None], None

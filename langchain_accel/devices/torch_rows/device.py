@@ -14,10 +14,11 @@ from langchain_accel.devices import selfcheck
 from langchain_accel.devices.base import IntArray, Logits, Progress, Rank, Spec
 from langchain_accel.devices.torch_rows import linears
 from langchain_accel.devices.torch_rows.adapters import install, whole_slopes
-from langchain_accel.devices.torch_rows.arena import Arena
+from langchain_accel.devices.torch_rows.arena import TorchArena
 from langchain_accel.devices.torch_rows.attention import RowAttention
 from langchain_accel.devices.torch_rows.proof import check_layers, plain_logits, tolerance
-from langchain_accel.devices.torch_rows.quantised import Int8Linear, check_covered
+from langchain_accel.devices.torch_rows.quantised import check_covered
+from langchain_accel.devices.torch_rows.rounding import Rounding
 from langchain_accel.devices.torch_rows.step import Step, pack
 
 
@@ -27,7 +28,7 @@ def open_device(
     spec: Spec,
     *,
     pack: linears.Pack | None,
-    int8: bool = False,
+    rounding: Rounding | None = None,
     progress: Progress,
     on_close: Callable[[], object],
     rank: Rank = Rank(),  # noqa: B008
@@ -36,10 +37,11 @@ def open_device(
 
     Args:
         model: a causal language model as transformers loaded it, or this rank's share of one; taken over and changed.
-        dtype: of the KV cache.
+        dtype: of the KV cache where `rounding` makes none.
         spec: what to serve.
-        pack: what each linear layer is replaced by; None to leave them, and where `int8` is set.
-        int8: replace each linear layer by one with 8-bit weights instead, and hold the row step against that model.
+        pack: what each linear layer is replaced by; None to leave them, and where `rounding` is given.
+        rounding: how to round its weights, and to make its KV cache; the row step is held closely against that model,
+            and against the one with exact weights.
         progress: told about packing and checking.
         on_close: called once when the device closes.
         rank: whose share `model` is; all ranks must call this, and then step, together.
@@ -49,14 +51,16 @@ def open_device(
     """
     model.config.pad_token_id = None  # or transformers looks for padding, and warns, at every step
     prompt = selfcheck.probe(spec.vocab_size, spec.max_len)
-    if int8:
-        linears.replace(model, Int8Linear, progress, tied=True)
-        check_covered(model)
     with whole_slopes(model, rank):
+        exact = expected = plain_logits(model, prompt)
+    if rounding is not None:
+        linears.replace(model, rounding.linear, progress, tied=True)
+        check_covered(model)
         expected = plain_logits(model, prompt)
     if pack is not None:
         linears.replace(model, pack, progress)
-    attention = RowAttention(Arena(spec.rows, spec.max_len, dtype))
+    arena = rounding.arena(spec.rows, spec.max_len) if rounding else TorchArena(spec.rows, spec.max_len, dtype)
+    attention = RowAttention(arena)
     install(model, attention, rank)
     device = RowDevice(model, attention, spec, on_close=on_close)
     progress("checking the model", 0, 1)
@@ -64,7 +68,9 @@ def open_device(
         name = type(model).__name__
         actual = selfcheck.run(name, device, prompt)
         check_layers(model, attention, spec.max_len)
-        selfcheck.compare(name, actual, expected, tolerance(dtype, int8=int8))
+        selfcheck.compare(name, actual, expected, tolerance(arena.dtype, int8=rounding is not None))
+        if rounding is not None:
+            selfcheck.compare(name, actual, exact, rounding.tolerance)
     except BaseException:
         attention.close()  # its registered name would keep the arena
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from langchain_accel.devices.base import IntArray
@@ -50,6 +51,7 @@ class Step:
         columns: `[batch]` first column per lane.
         width: tokens per lane, padding included.
         lanes: the lanes themselves.
+        table: `[batch, 4]` int32, the lanes' fields in their order.
         biases: attention biases already built in this step, shared by its layers.
     """
 
@@ -60,6 +62,7 @@ class Step:
     columns: torch.Tensor
     width: int
     lanes: tuple[Lane, ...]
+    table: npt.NDArray[np.int32]
     biases: dict[tuple[object, ...], torch.Tensor] = field(default_factory=dict)
 
     @property
@@ -84,6 +87,7 @@ def pack(
     batch, width = tokens.shape
     positions = np.minimum(starts[:, None] + np.arange(width), max_len - 1)
     offsets = np.arange(batch) * width
+    table = np.stack([rows, starts, lengths, offsets], axis=1).astype(np.int32)
     return Step(
         tokens=torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64).reshape(1, -1)).to(device),
         positions=torch.from_numpy(positions.reshape(1, -1)).to(device),
@@ -91,8 +95,6 @@ def pack(
         rows=torch.from_numpy(np.asarray(rows, dtype=np.int64)).to(device),
         columns=torch.from_numpy(np.asarray(starts, dtype=np.int64)).to(device),
         width=width,
-        lanes=tuple(
-            Lane(int(row), int(start), int(length), int(offset))
-            for row, start, length, offset in zip(rows, starts, lengths, offsets, strict=True)
-        ),
+        lanes=tuple(Lane(*lane) for lane in table.tolist()),
+        table=table,
     )
