@@ -14,6 +14,7 @@ namespace {
 constexpr int VECTORS = 2; // registers of outputs that a tile takes
 constexpr int NIBBLE = 8;  // what levels are stored with
 constexpr int MOST = 15;   // largest factor
+constexpr int AHEAD = 2048; // bytes that are fetched before they are needed
 static_assert(GROUP == 16, "sums of a group's products fit in 16 bits");
 
 #ifdef __AVX512F__
@@ -54,7 +55,7 @@ inline void nibble_tile(const uint8_t *block, int first, int blocks, const Line 
   Ints found[TOKENS][VECTORS] = {};
   const uint8_t *factors = block + first * STEP, *pairs = block + BLOCK / GROUP * PANEL + 4 * first * STEP;
   for (int group = 0; group < blocks * BLOCK / GROUP; group++) {
-    if (TOKENS == 1) __builtin_prefetch(pairs + 2048), __builtin_prefetch(pairs + 2112);
+    for (int line = 0; TOKENS == 1 && line < 5; line++) __builtin_prefetch(pairs + AHEAD + 64 * line);
     Ints within[TOKENS][VECTORS];
     for (int token = 0; token < TOKENS; token++)
       for (int v = 0; v < VECTORS; v++) within[token][v] = Ints{} - NIBBLE * lines[token].groups[group];
