@@ -99,6 +99,20 @@ SHAPES: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
                 "max_position_embeddings": 4096,
             },
         ),
+        # Gemma-2-2b's block (a cap on scores, a window in every other layer) at less than half its width.
+        "gemma2": (
+            "gemma2",
+            {
+                "vocab_size": 32000,
+                "hidden_size": 1024,
+                "intermediate_size": 4608,
+                "num_hidden_layers": 18,
+                "num_attention_heads": 8,
+                "num_key_value_heads": 4,
+                "head_dim": 256,
+                "max_position_embeddings": 4096,
+            },
+        ),
         # Seconds on any machine: to try the harness, not to measure. Weights spread widely, so that answers vary.
         "tiny": (
             "llama",

@@ -38,8 +38,9 @@ class Options:
         threads: cores that one step uses; None for the cores this process may run on.
         packed: lay bfloat16 weights out for the matrix kernels once, at load: faster decoding for the same memory.
             Only done where the processor has bfloat16 instructions.
-        kernels: compute in float32, or with rounded weights, by langchain-accel-kernels where these are installed and
-            know the model: faster than torch, with rounded weights many times. False for torch always.
+        kernels: compute in float32, or with rounded weights, by langchain-accel-kernels where these are installed, in
+            whole steps where they know the model: faster than torch, with rounded weights many times. False for torch
+            always.
         prefill_chunk: longest piece of a prompt that one step takes, in tokens. Longer pieces prefill faster, shorter
             ones keep other requests' tokens coming more evenly.
         shared_memory: several ranks on one machine sum through shared memory, with an operation of DeepSpeed that is

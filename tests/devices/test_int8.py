@@ -24,7 +24,7 @@ from tests.tiny_models import ARCHITECTURES, VOCABULARY, make
 
 needs_vnni = pytest.mark.skipif(not quantised._INSTRUCTIONS.intersection(cpu_flags()), reason="no 8-bit instructions")
 INT8 = xeon.Options(weights="int8", kernels=False, threads=1, prefill_chunk=32)
-DENSE = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3", "falcon-alibi", "bloom", "gpt-neox", "opt")
+DENSE = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3", "falcon-alibi", "bloom", "gpt-neox", "gpt2", "opt")
 
 
 def linear(inputs: int, outputs: int, seed: int, *, bias: bool = True) -> torch.nn.Linear:
@@ -133,6 +133,6 @@ def test_a_processor_without_the_instructions_is_refused() -> None:
 
 @needs_vnni
 def test_a_model_whose_matrices_are_no_linear_layers_is_refused(tmp_path: Path) -> None:
-    plan = Plan("xeon", str(make("gpt2", tmp_path)), rows=1, max_len=32, dtype="float32")
+    plan = Plan("xeon", str(make("mixtral", tmp_path)), rows=1, max_len=32, dtype="float32")
     with pytest.raises(ModelRejected, match="outside of linear layers"):
         xeon.load(plan, INT8)

@@ -26,8 +26,8 @@ from tests.tiny_models import ARCHITECTURES, VOCABULARY, make
 
 needs_vnni = pytest.mark.skipif(not quantised._INSTRUCTIONS.intersection(cpu_flags()), reason="no 8-bit instructions")
 NAMES = (
-    "bloom-6-heads", "cohere2", "falcon-alibi", "falcon-new", "falcon-old", "gemma2", "gemma3", "gpt-neox", "llama",
-    "mpt", "opt", "phi", "stablelm", "starcoder2",
+    "bloom-6-heads", "cohere2", "falcon-alibi", "falcon-new", "falcon-old", "gemma2", "gemma3", "gpt-neox", "gpt2",
+    "llama", "mpt", "opt", "phi", "stablelm", "starcoder2",
 )  # fmt: skip
 LONG = 100
 
