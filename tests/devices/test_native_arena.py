@@ -14,12 +14,14 @@ pytest.importorskip("langchain_accel_kernels", reason="pip install ./kernels")
 pytest.importorskip("torch")
 
 import langchain_accel_kernels as kernels
+import torch
 from transformers import CONFIG_MAPPING
 
 from langchain_accel.devices import xeon
 from langchain_accel.devices.base import Device, Plan
 from langchain_accel.devices.processors import cpu_flags
 from langchain_accel.devices.torch_rows import quantised
+from langchain_accel.devices.torch_rows.adapters import alibi_slopes
 from langchain_accel.devices.torch_rows.native_arena import NativeArena
 from langchain_accel.errors import ModelRejected
 from tests.tiny_models import ARCHITECTURES, VOCABULARY, make
@@ -111,6 +113,24 @@ def test_a_cache_is_bfloat16_unless_float32_is_asked_for(tmp_path: Path) -> None
     assert 0 < np.linalg.norm(found - wanted) < 0.1 * np.linalg.norm(wanted - wanted.mean())
     exact.close()
     short.close()
+
+
+def test_alibi_is_rounded_as_the_model_computes_and_not_as_it_remembers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With slopes that are no powers of two. Mutant seen to fail: ALiBi in the cache's dtype."""
+    plan = Plan("xeon", str(make("bloom", tmp_path, n_head=12)), rows=1, max_len=128)
+    seen: list[npt.NDArray[np.float32]] = []
+    honest = kernels.Parts.attend
+
+    def spy(*given: Any, column_bias: npt.NDArray[np.float32], **entries: Any) -> npt.NDArray[np.float32]:
+        seen.append(column_bias)
+        return honest(*given, column_bias=column_bias, **entries)
+
+    monkeypatch.setattr(kernels.Parts, "attend", spy)
+    xeon.load(plan, xeon.Options(weights="int8", threads=1)).close()
+    exact = alibi_slopes(12)[:, None] * torch.arange(128)
+    assert (seen[0] == exact.to(getattr(torch, xeon.dtype_of(plan))).float().numpy()).all()
 
 
 @pytest.mark.parametrize("part", ["linear", "attend"])
