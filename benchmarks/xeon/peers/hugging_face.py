@@ -45,7 +45,8 @@ def load(folder: Path, threads: int, *, through: str, dtype: str) -> Answer:
         dtype: `"bfloat16"` or `"float32"`.
     """
     torch.set_num_threads(threads)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation="sdpa").eval()
+    # Its attention is SDPA wherever transformers has that for the architecture, which is not so for BLOOM.
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
     model.generation_config.eos_token_id = None
     if through == "pipeline":
         return _pipeline(model, folder)
