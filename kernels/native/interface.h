@@ -21,7 +21,8 @@ ACCEL_API int accel_lay_out(const void *numbers, int32_t dtype, int32_t outputs,
 
 ACCEL_API accel::Parts *accel_create_parts(int32_t threads);
 // out[tokens][outputs] = in[tokens][inputs] @ weight.T + bias
-ACCEL_API int accel_linear(accel::Parts *parts, const accel::Linear *layer, const float *in, int64_t tokens, float *out);
+ACCEL_API int accel_linear(accel::Parts *parts, const accel::Linear *layer, const float *in, int64_t tokens,
+                           float *out);
 // `lanes` are `count` of accel::Lane; see accel::Parts::attend.
 ACCEL_API int accel_attend(accel::Parts *parts, const accel::Shape *shape, const accel::Layer *layer,
                            const accel::Cache *cache, int32_t count, const accel::Lane *lanes, int64_t tokens,

@@ -33,7 +33,9 @@ template <typename Work> void share(int thread, int threads, int64_t count, Work
 constexpr int TASK_ROWS = 96; // query rows of an attention task: their results stay in the nearest cache
 
 // Floats of scratch that any task of a step may want.
-inline int64_t task_scratch(const Shape &shape) { return attend_scratch(std::max(TASK_ROWS, shape.heads / shape.kv_heads)); }
+inline int64_t task_scratch(const Shape &shape) {
+  return attend_scratch(std::max(TASK_ROWS, shape.heads / shape.kv_heads));
+}
 
 inline std::vector<Task> tasks_of(const Shape &shape, const std::vector<Lane> &lanes) {
   std::vector<Task> tasks;
