@@ -149,7 +149,7 @@ class TestEverySet:
 
     @pytest.mark.usefixtures("instructions")
     def test_4_bits_lose_less_than_rounding_to_the_nearest(self) -> None:
-        """The rounding of the same size: 32 inputs share a 16-bit scale. Mutant seen to fail: no factor but the nearest."""
+        """That of the same size: 32 inputs share a 16-bit scale. Mutant seen to fail: no factor but the nearest."""
         random = np.random.default_rng(0)
         for weight in (random.standard_normal((64, 512)), random.standard_t(4, (64, 512))):
             groups = weight.reshape(64, 16, 32)
