@@ -45,7 +45,7 @@ class Layer(Structure):
 class Cache(Structure):
     """`accel::Cache`."""
 
-    _fields_ = (("keys", c_void_p), ("values", c_void_p), ("columns", c_int64))
+    _fields_ = (*((name, c_void_p) for name in ("keys", "values", "key_scales", "value_scales")), ("columns", c_int64))
 
 
 class Ends(Structure):

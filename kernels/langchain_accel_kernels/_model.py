@@ -14,7 +14,7 @@ from langchain_accel_kernels import _library
 from langchain_accel_kernels._packing import PackedLinear, check, dtype_code, library
 
 _LANES = 16
-_CACHES = {"float32": 0, "bfloat16": 1}
+_CACHES = {"float32": 0, "bfloat16": 1, "int8": 2}
 _ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
 
 
@@ -34,7 +34,8 @@ class Numbers:
         max_len: columns of a row.
         epsilon: of the norms.
         scaling: factor on the attention's scores.
-        cache: `"float32"` or `"bfloat16"`, dtype of keys and values.
+        cache: dtype of keys and values: `"float32"`, `"bfloat16"`, or `"int8"`: a scale for a token's keys of a head,
+            and one for its values.
         activation: of the gate, `"silu"` or `"gelu_tanh"`.
         embedding_factor: on embedded tokens.
         residual_factor: on what a layer's halves add to the residual stream.

@@ -52,7 +52,7 @@ class Cache:
     @cached_property
     def structure(self) -> _library.Cache:
         """What the library takes; valid as long as this object."""
-        return _library.Cache(self.keys.ctypes.data, self.values.ctypes.data, self.values.shape[2])
+        return _library.Cache(self.keys.ctypes.data, self.values.ctypes.data, None, None, self.values.shape[2])
 
     @classmethod
     def empty(cls, rows: int, kv_heads: int, columns: int, width: int, dtype: str = "float32") -> Cache:

@@ -22,6 +22,12 @@ struct Query {
   const float *bias;    // of its head, for each column; null for none
 };
 
+// A block of columns: keys, values, and where these are levels, their scales.
+template <typename Number> struct Near {
+  const Number *keys, *values;
+  const float *key_scales, *value_scales;
+};
+
 // Scores of `N` queries at `WIDE` registers of neighbouring columns, the first of them `column` of the block.
 template <int N, typename Number>
 inline void scores(const Query *queries, const Number *keys, int width, int column, float (*out)[COLUMNS]) {
@@ -57,9 +63,9 @@ inline void gather(const Query *queries, const Number *values, int width, int fi
 }
 
 template <int N, typename Number>
-void block(const Query *queries, const Number *keys, const Number *values, int width, float scaling, float soft_cap,
-           int column, int count, float (*weights)[COLUMNS]) {
-  for (int at = 0; at < COLUMNS; at += WIDE * STEP) scores<N>(queries, keys, width, at, weights);
+void block(const Query *queries, const Near<Number> &near, int width, float scaling, float soft_cap, int column,
+           int count, float (*weights)[COLUMNS]) {
+  for (int at = 0; at < COLUMNS; at += WIDE * STEP) scores<N>(queries, near.keys, width, at, weights);
   Ints along;
   for (int i = 0; i < STEP; i++) along[i] = i;
   for (int n = 0; n < N; n++) {
@@ -68,6 +74,7 @@ void block(const Query *queries, const Number *keys, const Number *values, int w
       Ints at = along + (column + i);
       Ints seen = (at >= queries[n].first) & (at <= queries[n].last);
       Floats score = load(weights[n] + i) * scaling;
+      if (near.key_scales) score *= load(near.key_scales + i);
       if (soft_cap != 0) score = soft_cap * hyperbolic_tangent(score / soft_cap);
       if (queries[n].bias) score += load(queries[n].bias + column + i);
       score = seen ? score : all(NEVER);
@@ -80,7 +87,7 @@ void block(const Query *queries, const Number *keys, const Number *values, int w
       Floats score = load(weights[n] + i);
       Floats weight = score == NEVER ? all(0) : exponential(score - now);
       total += weight;
-      store(weights[n] + i, weight);
+      store(weights[n] + i, near.value_scales ? weight * load(near.value_scales + i) : weight);
     }
     const float fade = exponential(all(before - now))[0];
     *queries[n].most = now;
@@ -90,17 +97,15 @@ void block(const Query *queries, const Number *keys, const Number *values, int w
   }
   int first = 0;
   for (; first + WIDE * STEP <= width; first += WIDE * STEP)
-    gather<N, WIDE>(queries, values, width, first, count, weights);
-  for (; first < width; first += STEP) gather<N, 1>(queries, values, width, first, count, weights);
+    gather<N, WIDE>(queries, near.values, width, first, count, weights);
+  for (; first < width; first += STEP) gather<N, 1>(queries, near.values, width, first, count, weights);
 }
 
 template <typename Number>
 void attend_to(const Shape &shape, const Layer &layer, const Cache &cache, const Task &task, const float *qkv,
                int64_t stride, float *out, float *scratch) {
   const int width = shape.width, group = shape.heads / shape.kv_heads, rows = task.count * group;
-  const int64_t strip = (static_cast<int64_t>(task.lane.row) * shape.kv_heads + task.kv_head) * cache.columns * width;
-  const Number *keys = static_cast<const Number *>(cache.keys) + strip;
-  const Number *values = static_cast<const Number *>(cache.values) + strip;
+  const int64_t strip = (static_cast<int64_t>(task.lane.row) * shape.kv_heads + task.kv_head) * cache.columns;
   float *most = scratch, *total = scratch + rows;
   float(*weights)[COLUMNS] = reinterpret_cast<float(*)[COLUMNS]>(scratch + 2 * rows);
   const auto query = [&](int index) {
@@ -123,14 +128,17 @@ void attend_to(const Shape &shape, const Layer &layer, const Cache &cache, const
   const int end = task.lane.start + task.first + task.count;
   for (int column = query(0).first / COLUMNS * COLUMNS; column < end; column += COLUMNS) {
     const int count = end - column < COLUMNS ? end - column : COLUMNS;
-    const Number *near = keys + static_cast<int64_t>(column) * width;
-    const Number *what = values + static_cast<int64_t>(column) * width;
+    const int64_t at = strip + column;
+    const Near<Number> near{static_cast<const Number *>(cache.keys) + at * width,
+                            static_cast<const Number *>(cache.values) + at * width,
+                            cache.key_scales ? cache.key_scales + at : nullptr,
+                            cache.value_scales ? cache.value_scales + at : nullptr};
     for (int index = 0; index < rows; index += QUERIES) {
       Query queries[QUERIES];
       const int size = rows - index < QUERIES ? rows - index : QUERIES;
       for (int n = 0; n < size; n++) queries[n] = query(index + n);
       const auto run = [&](auto taken) {
-        block<decltype(taken)::size, Number>(queries, near, what, width, shape.scaling, layer.soft_cap, column, count,
+        block<decltype(taken)::size, Number>(queries, near, width, shape.scaling, layer.soft_cap, column, count,
                                              weights);
       };
       switch (size) { // a constant, so that sums stay in registers
@@ -154,7 +162,9 @@ void attend_to(const Shape &shape, const Layer &layer, const Cache &cache, const
 
 void attend(const Shape &shape, const Layer &layer, const Cache &cache, const Task &task, const float *qkv,
             int64_t stride, float *out, float *scratch) {
-  if (shape.cache_dtype == BFLOAT16)
+  if (shape.cache_dtype == INT8)
+    attend_to<int8_t>(shape, layer, cache, task, qkv, stride, out, scratch);
+  else if (shape.cache_dtype == BFLOAT16)
     attend_to<uint16_t>(shape, layer, cache, task, qkv, stride, out, scratch);
   else
     attend_to<float>(shape, layer, cache, task, qkv, stride, out, scratch);

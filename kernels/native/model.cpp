@@ -22,17 +22,21 @@ const Kernels &kernels_here() {
 Model::Model(const Shape &shape, int threads)
     : shape_(shape), kernels_(kernels_here()), threads_(threads), layers_(static_cast<size_t>(shape.layers)) {
   const int64_t columns = up(shape.max_len, COLUMNS);
-  const int64_t numbers = static_cast<int64_t>(shape.rows) * shape.kv_heads * columns * shape.width;
-  const size_t size = shape.cache_dtype == BFLOAT16 ? 2 : 4;
+  const size_t strips = static_cast<size_t>(shape.rows * shape.kv_heads * columns);
+  const size_t size = shape.cache_dtype == INT8 ? 1 : shape.cache_dtype == BFLOAT16 ? 2 : 4;
+  // Pages of zeros that take no memory before they are written; a line more, to begin at one.
+  const auto zeros = [&](size_t bytes) -> void * {
+    char *memory = static_cast<char *>(std::calloc(bytes + 64, 1));
+    if (!memory) throw std::bad_alloc();
+    arena_.emplace_back(memory);
+    return memory + (64 - reinterpret_cast<uintptr_t>(memory) % 64) % 64;
+  };
   for (int layer = 0; layer < shape.layers; layer++) {
-    Cache cache{nullptr, nullptr, columns};
-    for (void **half : {&cache.keys, &cache.values}) {
-      // Pages of zeros that take no memory before they are written; a line more, to begin at one.
-      char *memory = static_cast<char *>(std::calloc(static_cast<size_t>(numbers) * size + 64, 1));
-      if (!memory) throw std::bad_alloc();
-      arena_.emplace_back(memory);
-      *half = memory + (64 - reinterpret_cast<uintptr_t>(memory) % 64) % 64;
-    }
+    Cache cache{nullptr, nullptr, nullptr, nullptr, columns};
+    for (void **half : {&cache.keys, &cache.values}) *half = zeros(strips * static_cast<size_t>(shape.width) * size);
+    if (shape.cache_dtype == INT8)
+      for (float **half : {&cache.key_scales, &cache.value_scales})
+        *half = static_cast<float *>(zeros(strips * sizeof(float)));
     caches_.push_back(cache);
   }
 }
@@ -152,6 +156,11 @@ template <typename Number> void Model::copy(const Cache &cache, int source, int 
       for (int column = 0; column < length - whole; column++)
         to[(whole * width) + i * LANES + column] = keys[(whole * width) + i * LANES + column];
     std::memcpy(strip(cache.values, target), strip(cache.values, source), bytes(length));
+    for (float *scales : {cache.key_scales, cache.value_scales})
+      if (scales)
+        std::memcpy(scales + (static_cast<int64_t>(target) * shape_.kv_heads + head) * cache.columns,
+                    scales + (static_cast<int64_t>(source) * shape_.kv_heads + head) * cache.columns,
+                    static_cast<size_t>(length) * sizeof(float));
   }
 }
 
@@ -160,7 +169,9 @@ void Model::copy_row(int source, int target, int length) {
     throw std::out_of_range("a row or the length of the copy is out of range");
   if (source == target) return;
   for (const Cache &cache : caches_) {
-    if (shape_.cache_dtype == BFLOAT16)
+    if (shape_.cache_dtype == INT8)
+      copy<int8_t>(cache, source, target, length);
+    else if (shape_.cache_dtype == BFLOAT16)
       copy<uint16_t>(cache, source, target, length);
     else
       copy<float>(cache, source, target, length);

@@ -75,16 +75,30 @@ inline void rotate(float *head, int rotary, const float *cosines, const float *s
   }
 }
 
+// Writes the numbers of one head, `step` apart, as `Number`; of levels, their scale to `scale`.
+template <typename Number> void keep_head(const float *numbers, int width, Number *to, int64_t step, float *scale) {
+  if (!scale) {
+    for (int i = 0; i < width; i++) put(to + i * step, numbers[i]);
+    return;
+  }
+  Floats most = all(1e-30f);
+  for (int i = 0; i < width; i += STEP) most = largest(most, magnitude(load(numbers + i)));
+  *scale = maximum(most) / LEVELS;
+  for (int i = 0; i < width; i += STEP) {
+    const Floats levels = nearest(load(numbers + i) / *scale);
+    for (int lane = 0; lane < STEP; lane++) put(to + (i + lane) * step, levels[lane]);
+  }
+}
+
 template <typename Number>
 void keep(const Shape &shape, const Cache &cache, int row, int column, const float *keys, const float *values) {
   for (int head = 0; head < shape.kv_heads; head++) {
-    const int64_t strip = (static_cast<int64_t>(row) * shape.kv_heads + head) * cache.columns * shape.width;
-    Number *key = static_cast<Number *>(cache.keys) + strip + (column / LANES) * LANES * shape.width + column % LANES;
-    Number *value = static_cast<Number *>(cache.values) + strip + static_cast<int64_t>(column) * shape.width;
-    for (int i = 0; i < shape.width; i++) {
-      put(key + i * LANES, keys[head * shape.width + i]);
-      put(value + i, values[head * shape.width + i]);
-    }
+    const int64_t strip = (static_cast<int64_t>(row) * shape.kv_heads + head) * cache.columns, at = strip + column;
+    Number *key = static_cast<Number *>(cache.keys) + (at / LANES * shape.width) * LANES + column % LANES;
+    Number *value = static_cast<Number *>(cache.values) + at * shape.width;
+    const float *head_keys = keys + head * shape.width, *head_values = values + head * shape.width;
+    keep_head(head_keys, shape.width, key, LANES, cache.key_scales ? cache.key_scales + at : nullptr);
+    keep_head(head_values, shape.width, value, 1, cache.value_scales ? cache.value_scales + at : nullptr);
   }
 }
 
@@ -100,7 +114,9 @@ void write(const Shape &shape, const Layer &layer, const Cache &cache, const flo
   }
   const float *keys = qkv + static_cast<int64_t>(shape.heads) * shape.width;
   const float *values = keys + static_cast<int64_t>(shape.kv_heads) * shape.width;
-  if (shape.cache_dtype == BFLOAT16)
+  if (shape.cache_dtype == INT8)
+    keep<int8_t>(shape, cache, row, column, keys, values);
+  else if (shape.cache_dtype == BFLOAT16)
     keep<uint16_t>(shape, cache, row, column, keys, values);
   else
     keep<float>(shape, cache, row, column, keys, values);

@@ -63,8 +63,10 @@ struct Layer {
 
 // KV cache of one layer: keys `[rows][kv_heads][blocks of LANES columns][width][LANES]`, so that a vector holds one
 // dimension of neighbouring columns; values `[rows][kv_heads][columns][width]`.
+// In 8 bits, a token's keys and values are levels of a scale for each head, `[rows][kv_heads][columns]`.
 struct Cache {
   void *keys, *values;
+  float *key_scales, *value_scales; // null but in 8 bits
   int64_t columns; // of a row: max_len, rounded up to whole blocks
 };
 

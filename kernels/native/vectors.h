@@ -36,6 +36,16 @@ inline Floats load(const uint16_t *from) { // bfloat16: the upper half of a floa
 #endif
 }
 
+inline Floats load(const int8_t *from) { // levels
+#ifdef __AVX512F__
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(from));
+  return __builtin_convertvector((Ints)_mm512_maskz_cvtepi8_epi32(0xffff, bytes), Floats);
+#else
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(from));
+  return __builtin_convertvector((Ints)_mm256_cvtepi8_epi32(bytes), Floats);
+#endif
+}
+
 inline uint16_t rounded(float value) { // to bfloat16, to nearest even
   uint32_t word;
   memcpy(&word, &value, 4);
@@ -43,6 +53,7 @@ inline uint16_t rounded(float value) { // to bfloat16, to nearest even
 }
 inline void put(float *to, float value) { *to = value; }
 inline void put(uint16_t *to, float value) { *to = rounded(value); }
+inline void put(int8_t *to, float value) { *to = static_cast<int8_t>(value); } // a whole number
 inline float get(const float *from) { return *from; }
 inline float get(const uint16_t *from) {
   uint32_t word = static_cast<uint32_t>(*from) << 16;

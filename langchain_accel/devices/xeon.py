@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from langchain_accel.devices.base import Device, Placement, Plan, Progress, Rank
 from langchain_accel.devices.memory import Demand, available, check_memory, even_demand, weight_bytes
 from langchain_accel.devices.native import members, packed
 from langchain_accel.devices.processors import cores, cpu_flags, fastest_dtype, siblings
+from langchain_accel.devices.xeon_options import Options
 from langchain_accel.errors import DeviceUnavailable, ModelRejected, PlanRejected
 
 if TYPE_CHECKING:
@@ -23,52 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Options", "demand", "load", "placement", "spec"]
 
 _DRAFTS = 16
-_SHORTEST_CHUNK = 16
 _STEP_BYTES = 64 * 2**20  # a step's activations beside its logits: tens of MiB at the default chunk
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a user may set on this device.
-
-    Attributes:
-        weights: `"exact"`, as the plan's dtype says; `"int8"`: linear layers in 8-bit integers, a quarter of the memory
-            of float32 and faster, at some loss of precision; `"int4"`: most of them in 4 bits, which takes little more
-            than half of that, is faster at generating, and loses more. int4 needs the kernels.
-        threads: cores that one step uses; None for the cores this process may run on.
-        packed: lay bfloat16 weights out for the matrix kernels once, at load: faster decoding for the same memory.
-            Only done where the processor has bfloat16 instructions.
-        kernels: compute in float32, or with rounded weights, by langchain-accel-kernels where these are installed, in
-            whole steps where they know the model: faster than torch, with rounded weights many times. False for torch
-            always.
-        prefill_chunk: longest piece of a prompt that one step takes, in tokens. Longer pieces prefill faster, shorter
-            ones keep other requests' tokens coming more evenly.
-        shared_memory: several ranks on one machine sum through shared memory, with an operation of DeepSpeed that is
-            compiled when first needed (a minute or so); False for gloo, which needs no compiler and is slower.
-    """
-
-    weights: str = "exact"
-    threads: int | None = None
-    packed: bool = True
-    kernels: bool = True
-    prefill_chunk: int = 256
-    shared_memory: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing.
-
-        Raises:
-            PlanRejected: a number is out of its range.
-        """
-        if self.weights not in ("exact", "int8", "int4"):
-            msg = f"weights must be 'exact', 'int8' or 'int4', got {self.weights!r}"
-            raise PlanRejected(msg)
-        if self.threads is not None and self.threads < 1:
-            msg = f"threads must be at least 1, or None for every core at hand, got {self.threads}"
-            raise PlanRejected(msg)
-        if self.prefill_chunk < _SHORTEST_CHUNK:
-            msg = f"prefill_chunk must be at least {_SHORTEST_CHUNK} tokens, got {self.prefill_chunk}"
-            raise PlanRejected(msg)
 
 
 def placement(plan: Plan, options: Options) -> Placement:
@@ -149,7 +105,7 @@ def _for_kernels(plan: Plan, options: Options) -> bool:
 def _cache_dtype(plan: Plan, options: Options) -> str:
     """Return the dtype of keys and values in torch's steps: the kernels', where these attend to them."""
     native = _rounds(plan, options) and options.kernels and members.absent() is None
-    return members.cache_dtype(plan.dtype, options.weights) if native else dtype_of(plan)
+    return members.cache_dtype(plan.dtype, options.weights, "auto") if native else dtype_of(plan)
 
 
 def _torch_demand(plan: Plan, config: Mapping[str, Any], *, weights: int, item_bytes: int) -> Demand:
@@ -161,7 +117,7 @@ def _torch_demand(plan: Plan, config: Mapping[str, Any], *, weights: int, item_b
 def _native_demand(plan: Plan, options: Options, config: Mapping[str, Any]) -> Demand:
     exported = packed.holds(Path(plan.model))
     weights = packed.size(Path(plan.model)) if exported else members.weight_bytes(config, options.weights)
-    column = members.cache_bytes(config, plan.dtype, "int8" if exported else options.weights)
+    column = members.cache_bytes(config, plan.dtype, "int8" if exported else options.weights, options.kv_cache)
     return Demand(weights, column, _working(plan, config))
 
 
@@ -198,7 +154,6 @@ def load(plan: Plan, options: Options, rank: Rank = Rank(), progress: Progress =
         import transformers  # noqa: F401
     except ImportError as error:
         raise DeviceUnavailable(_missing(error.name or str(error))) from error
-    from langchain_accel.devices.native.loading import open_device as open_native
     from langchain_accel.devices.torch_rows import linears, loading, positions, rounding
     from langchain_accel.devices.torch_rows.device import open_device
     from langchain_accel.devices.torch_rows.threads import use_threads
@@ -213,16 +168,11 @@ def load(plan: Plan, options: Options, rank: Rank = Rank(), progress: Progress =
 
     serves = spec(plan, options, config.vocab_size)
     why_not = members.unusable(config.to_dict()) if options.kernels else "kernels=False"
-    if why_not is None and _for_kernels(plan, options):
-        need = _native_demand(plan, options, config.to_dict())
-        check_memory(**asdict(need), rows=plan.rows, max_len=plan.max_len, free=available())
-        threads = options.threads or cores()
-        with ExitStack() as loaded:
-            loaded.callback(use_threads, use_threads(threads))
-            return open_native(plan, serves, config, options.weights, threads, progress)
-    if packed.holds(folder):
-        msg = f"{folder} was exported for langchain-accel-kernels, which do not serve it here: {why_not}"
-        raise ModelRejected(msg)
+    if not _for_kernels(plan, options):
+        why_not = why_not or "torch computes exact weights in bfloat16, and several ranks"
+    if why_not is None:
+        return _load_native(plan, options, serves, config, progress)
+    _refuse_without_native(plan, options, why_not)
 
     dtype = getattr(torch, dtype_of(plan))
     weights = weight_bytes(folder, dtype.itemsize)
@@ -258,6 +208,29 @@ def load(plan: Plan, options: Options, rank: Rank = Rank(), progress: Progress =
             on_close=opened.pop_all().close,
             rank=rank,
         )
+
+
+def _load_native(plan: Plan, options: Options, serves: Spec, config: Any, progress: Progress) -> Device:
+    from langchain_accel.devices.native.loading import open_device
+    from langchain_accel.devices.torch_rows.threads import use_threads
+
+    need = _native_demand(plan, options, config.to_dict())
+    check_memory(**asdict(need), rows=plan.rows, max_len=plan.max_len, free=available())
+    threads = options.threads or cores()
+    with ExitStack() as loaded:
+        loaded.callback(use_threads, use_threads(threads))
+        return open_device(plan, serves, config, options.weights, options.kv_cache, threads, progress)
+
+
+def _refuse_without_native(plan: Plan, options: Options, why_not: str) -> None:
+    if packed.holds(Path(plan.model)):
+        msg = f"{plan.model} was exported for langchain-accel-kernels, which do not serve it here: {why_not}"
+        raise ModelRejected(msg)
+    if options.kv_cache == "int8":
+        msg = (
+            f"kv_cache='int8' needs langchain-accel-kernels to run whole steps, and here: {why_not}; leave kv_cache out"
+        )
+        raise PlanRejected(msg)
 
 
 def _load_share(

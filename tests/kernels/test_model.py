@@ -22,6 +22,7 @@ from langchain_accel.devices.native import members
 from langchain_accel.devices.native.device import NativeDevice
 from langchain_accel.devices.processors import cpu_flags
 from langchain_accel.devices.torch_rows import quantised
+from langchain_accel.errors import PlanRejected
 from tests.kernels.holding import hold_what_kernels_hold
 from tests.tiny_models import ARCHITECTURES, VOCABULARY, make
 
@@ -30,6 +31,7 @@ WIDE = {"head_dim": 16, "hidden_size": 96, "intermediate_size": 112}
 SET = kernels.instructions()
 WEIGHTS = ("exact", "int8", "int4")
 NAMES = [name for name, (kind, _) in ARCHITECTURES.items() if kind in members.FAMILY]
+SERVED = [f"{name} {weights} auto" for weights in WEIGHTS for name in NAMES] + ["llama int8 int8", "mistral exact int8"]
 LONG = 128
 
 
@@ -42,11 +44,11 @@ def prompt(size: int = 100, seed: int = 1) -> np.ndarray[Any, np.dtype[np.int64]
     return np.random.default_rng(seed).integers(5, VOCABULARY, size)
 
 
-@pytest.fixture(scope="module", params=[f"{name} {weights}" for weights in WEIGHTS for name in NAMES])
+@pytest.fixture(scope="module", params=SERVED)
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Device]]:
-    name, weights = request.param.split()
+    name, weights, kv_cache = request.param.split()
     folder = make(name, tmp_path_factory.mktemp("wide") / name, **WIDE)
-    device = load(folder, weights=weights)
+    device = load(folder, weights=weights, kv_cache=kv_cache)
     yield folder, device
     device.close()
 
@@ -71,7 +73,8 @@ def test_logits_are_those_of_the_weights(served: tuple[Path, Device]) -> None:
     found = device.verify(tokens[None], np.array([len(tokens)]), np.array([0]), np.array([2]))[0]
     far = np.linalg.norm(found - wanted, axis=-1) / np.linalg.norm(wanted - wanted.mean(-1, keepdims=True), axis=-1)
     # What lies between two levels may be rounded either way: few logits differ, and these not by much.
-    median, most = (1e-4, 1e-3) if device._model._kept[1].head.dtype == "float32" else (1e-2, 0.2)
+    exact = device._model._kept[1].head.dtype == "float32" and device._model.numbers.cache == "float32"
+    median, most = (1e-4, 1e-3) if exact else (5e-2, 0.2)
     assert np.median(far) < median
     assert far.max() < most
 
@@ -137,15 +140,25 @@ def test_threads_and_instruction_sets_agree(
     right.close()
 
 
-def test_a_short_cache_is_close_to_an_exact_one(tmp_path: Path) -> None:
-    """bfloat16 keys and values, which are the default."""
+@pytest.mark.parametrize(("kv_cache", "bytes_of"), [("auto", 2), ("int8", 1)])
+def test_a_short_cache_is_close_to_an_exact_one(kv_cache: str, bytes_of: int, tmp_path: Path) -> None:
+    """Mutants seen to fail: the scale of a neighbouring column; values without their scale."""
     folder = make("llama", tmp_path, **WIDE)
-    exact, short = load(folder), load(folder, dtype="auto")
+    exact, short = load(folder), load(folder, dtype="auto", kv_cache=kv_cache)
+    assert isinstance(short, NativeDevice)
+    assert short._model.numbers.cache == {2: "bfloat16", 1: "int8"}[bytes_of]
     arguments = (prompt()[None], np.array([100]), np.array([0]), np.array([0]))
     wanted, found = exact.prefill(*arguments)[0], short.prefill(*arguments)[0]
     assert 0 < np.linalg.norm(found - wanted) < 0.1 * np.linalg.norm(wanted - wanted.mean())
     exact.close()
     short.close()
+
+
+def test_an_8_bit_cache_needs_whole_steps(tmp_path: Path) -> None:
+    with pytest.raises(PlanRejected, match="whole steps, and here: model type 'gpt_neox' is none of"):
+        load(make("gpt-neox", tmp_path), kv_cache="int8")
+    with pytest.raises(PlanRejected, match="must be 'auto' or 'int8', got 'int2'"):
+        xeon.Options(kv_cache="int2")
 
 
 def test_a_closed_device_is_not_asked(tmp_path: Path) -> None:

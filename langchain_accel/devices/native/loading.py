@@ -18,6 +18,7 @@ def open_device(
     serves: Spec,
     config: Any,
     weights: str,
+    kv_cache: str,
     threads: int,
     progress: Progress,
     on_close: Callable[[], object] = lambda: None,
@@ -29,6 +30,7 @@ def open_device(
         serves: what the device is to serve.
         config: the model's, as transformers read it.
         weights: `"exact"`, `"int8"` or `"int4"`; a folder that was exported says so itself.
+        kv_cache: `"auto"` or `"int8"`.
         threads: that share packing and each step.
         progress: told about loading, packing and checking.
         on_close: called once when the device closes.
@@ -38,12 +40,13 @@ def open_device(
     """
     folder = Path(plan.model)
     model = packed.read(folder) if packed.holds(folder) else pack(plan, config, weights, threads, progress)
-    opened = model.open(plan.rows, plan.max_len, members.cache_dtype(plan.dtype, model.weights), threads)
+    cache = members.cache_dtype(plan.dtype, model.weights, kv_cache)
+    opened = model.open(plan.rows, plan.max_len, cache, threads)
     device = NativeDevice(opened, serves, on_close)
     progress("checking the model", 0, 1)
     name, prompt = config.model_type, selfcheck.probe(serves.vocab_size, serves.max_len)
     actual = selfcheck.run(name, device, prompt)
-    selfcheck.compare(name, actual, model.arrays["expected"][: len(prompt)], _tolerance(model))
+    selfcheck.compare(name, actual, model.arrays["expected"][: len(prompt)], _tolerance(model, cache))
     progress("checking the model", 1, 1)
     return device
 
@@ -80,8 +83,10 @@ def pack(plan: Plan, config: Any, weights: str, threads: int, progress: Progress
     return packing.pack(model, expected, weights, importance, threads, progress)
 
 
-def _tolerance(model: packed.Packed) -> selfcheck.Tolerance:
+def _tolerance(model: packed.Packed, cache: str) -> selfcheck.Tolerance:
     """Return how far the kernels may be off the model, whose logits were computed in the dtype of its weights."""
-    if model.weights != "exact":
-        return selfcheck.INT8 if model.weights == "int8" else selfcheck.INT4
+    if model.weights == "int4":
+        return selfcheck.INT4
+    if model.weights == "int8" or cache == "int8":
+        return selfcheck.INT8
     return selfcheck.FLOAT32 if "head.float32" in model.arrays else selfcheck.BFLOAT16

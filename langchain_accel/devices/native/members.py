@@ -130,11 +130,21 @@ def weight_bytes(config: Mapping[str, Any], weights: str) -> int:
     return int(config["num_hidden_layers"] * layer * products + ends)
 
 
-def cache_dtype(dtype: str, weights: str) -> str:
-    """Return the dtype of keys and values: bfloat16 beside rounded weights, unless the plan's dtype is float32."""
+def cache_dtype(dtype: str, weights: str, kv_cache: str) -> str:
+    """Return the dtype of keys and values.
+
+    Args:
+        dtype: the plan's.
+        weights: `"exact"`, `"int8"` or `"int4"`.
+        kv_cache: `"int8"`, or `"auto"`: bfloat16 beside rounded weights, unless the plan's dtype is float32.
+    """
+    if kv_cache == "int8":
+        return "int8"
     return "float32" if dtype == "float32" or weights == "exact" else "bfloat16"
 
 
-def cache_bytes(config: Mapping[str, Any], dtype: str, weights: str) -> int:
-    """Return the bytes of a column of keys and values in all layers."""
-    return column_bytes(config, 4 if cache_dtype(dtype, weights) == "float32" else 2)
+def cache_bytes(config: Mapping[str, Any], dtype: str, weights: str, kv_cache: str) -> int:
+    """Return the bytes of a column of keys and values in all layers, with the scales of 8-bit ones."""
+    held = cache_dtype(dtype, weights, kv_cache)
+    numbers = column_bytes(config, {"int8": 1, "bfloat16": 2, "float32": 4}[held])
+    return numbers + (numbers // width(config) * 4 if held == "int8" else 0)

@@ -58,7 +58,7 @@ class Packed:
         Args:
             rows: of the KV cache.
             max_len: columns of a row.
-            cache: dtype of keys and values, `"float32"` or `"bfloat16"`.
+            cache: dtype of keys and values, `"float32"`, `"bfloat16"` or `"int8"`.
             threads: that share each step.
         """
         import langchain_accel_kernels as kernels
