@@ -151,6 +151,7 @@ _OTHERS: Mapping[str, Mapping[str, Peer]] = {
 }
 DEFAULT = (
     "ours-int8",
+    "ours-int4",
     "ours-exact",
     "chat-int8",
     *(peer.name for variants in _OTHERS.values() for peer in variants.values()),

@@ -69,15 +69,17 @@ void block(const Query *queries, const Near<Number> &near, int width, float scal
   Ints along;
   for (int i = 0; i < STEP; i++) along[i] = i;
   for (int n = 0; n < N; n++) {
+    const bool whole = queries[n].first <= column && queries[n].last >= column + COLUMNS - 1; // all columns are seen
     Floats most = all(NEVER);
     for (int i = 0; i < COLUMNS; i += STEP) {
-      Ints at = along + (column + i);
-      Ints seen = (at >= queries[n].first) & (at <= queries[n].last);
       Floats score = load(weights[n] + i) * scaling;
       if (near.key_scales) score *= load(near.key_scales + i);
       if (soft_cap != 0) score = soft_cap * hyperbolic_tangent(score / soft_cap);
       if (queries[n].bias) score += load(queries[n].bias + column + i);
-      score = seen ? score : all(NEVER);
+      if (!whole) {
+        const Ints at = along + (column + i), seen = (at >= queries[n].first) & (at <= queries[n].last);
+        score = seen ? score : all(NEVER);
+      }
       most = largest(most, score);
       store(weights[n] + i, score);
     }
@@ -85,7 +87,8 @@ void block(const Query *queries, const Near<Number> &near, int width, float scal
     Floats total{};
     for (int i = 0; i < COLUMNS; i += STEP) {
       Floats score = load(weights[n] + i);
-      Floats weight = score == NEVER ? all(0) : exponential(score - now);
+      Floats weight = exponential(score - now);
+      if (!whole) weight = score == NEVER ? all(0) : weight;
       total += weight;
       store(weights[n] + i, near.value_scales ? weight * load(near.value_scales + i) : weight);
     }
@@ -101,6 +104,16 @@ void block(const Query *queries, const Near<Number> &near, int width, float scal
   for (; first < width; first += STEP) gather<N, 1>(queries, near.values, width, first, count, weights);
 }
 
+// Widens the numbers of a block once, where many queries are to read them.
+template <typename Number> Near<float> widened(const Near<Number> &near, int width, float *scratch) {
+  float *const values = scratch + COLUMNS * width;
+  for (int i = 0; i < COLUMNS * width; i += STEP) {
+    store(scratch + i, load(near.keys + i));
+    store(values + i, load(near.values + i));
+  }
+  return {scratch, values, near.key_scales, near.value_scales};
+}
+
 template <typename Number>
 void attend_to(const Shape &shape, const Layer &layer, const Cache &cache, const Task &task, const float *qkv,
                int64_t stride, float *out, float *scratch) {
@@ -108,6 +121,7 @@ void attend_to(const Shape &shape, const Layer &layer, const Cache &cache, const
   const int64_t strip = (static_cast<int64_t>(task.lane.row) * shape.kv_heads + task.kv_head) * cache.columns;
   float *most = scratch, *total = scratch + rows;
   float(*weights)[COLUMNS] = reinterpret_cast<float(*)[COLUMNS]>(scratch + 2 * rows);
+  float *const block_scratch = scratch + 2 * rows + 16 * COLUMNS;
   const auto query = [&](int index) {
     const int token = task.first + index / group, head = task.kv_head * group + index % group;
     const int64_t packed = task.lane.offset + token;
@@ -133,15 +147,15 @@ void attend_to(const Shape &shape, const Layer &layer, const Cache &cache, const
                             static_cast<const Number *>(cache.values) + at * width,
                             cache.key_scales ? cache.key_scales + at : nullptr,
                             cache.value_scales ? cache.value_scales + at : nullptr};
-    for (int index = 0; index < rows; index += QUERIES) {
-      Query queries[QUERIES];
-      const int size = rows - index < QUERIES ? rows - index : QUERIES;
-      for (int n = 0; n < size; n++) queries[n] = query(index + n);
-      const auto run = [&](auto taken) {
-        block<decltype(taken)::size, Number>(queries, near, width, shape.scaling, layer.soft_cap, column, count,
-                                             weights);
-      };
-      switch (size) { // a constant, so that sums stay in registers
+    const auto each_query = [&](const auto &read) {
+      for (int index = 0; index < rows; index += QUERIES) {
+        Query queries[QUERIES];
+        const int size = rows - index < QUERIES ? rows - index : QUERIES;
+        for (int n = 0; n < size; n++) queries[n] = query(index + n);
+        const auto run = [&](auto taken) {
+          block<decltype(taken)::size>(queries, read, width, shape.scaling, layer.soft_cap, column, count, weights);
+        };
+        switch (size) { // a constant, so that sums stay in registers
 #define CASE(n)                                                                                                        \
   case n: {                                                                                                            \
     struct Size {                                                                                                      \
@@ -150,10 +164,15 @@ void attend_to(const Shape &shape, const Layer &layer, const Cache &cache, const
     run(Size{});                                                                                                       \
     break;                                                                                                             \
   }
-        CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+          CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
 #undef CASE
+        }
       }
-    }
+    };
+    if (sizeof(Number) < sizeof(float) && rows > 2 * QUERIES)
+      each_query(widened(near, width, block_scratch));
+    else
+      each_query(near);
   }
   for (int index = 0; index < rows; index++)
     for (int i = 0; i < width; i += STEP)

@@ -14,7 +14,6 @@ namespace {
 constexpr int VECTORS = 2; // registers of outputs that a tile takes
 constexpr int NIBBLE = 8;  // what levels are stored with
 constexpr int MOST = 15;   // largest factor
-constexpr int AHEAD = 2048; // bytes that are fetched before they are needed
 static_assert(GROUP == 16, "sums of a group's products fit in 16 bits");
 
 #ifdef __AVX512F__
@@ -33,14 +32,6 @@ struct Line {
   bool rest;
 };
 
-inline Ints widened(const uint8_t *factors) {
-#ifdef __AVX512F__
-  return (Ints)_mm512_maskz_cvtepi8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i *>(factors)));
-#else
-  return (Ints)_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(factors)));
-#endif
-}
-
 void sum_groups(const int8_t *levels, int inputs, int32_t *groups) {
   for (int group = 0; group < inputs / GROUP; group++) {
     int32_t total = 0;
@@ -53,7 +44,8 @@ void sum_groups(const int8_t *levels, int inputs, int32_t *groups) {
 template <int TOKENS>
 inline void nibble_tile(const uint8_t *block, int first, int blocks, const Line *lines, Ints (*sums)[VECTORS]) {
   Ints found[TOKENS][VECTORS] = {};
-  const uint8_t *factors = block + first * STEP, *pairs = block + BLOCK / GROUP * PANEL + 4 * first * STEP;
+  const int8_t *factors = reinterpret_cast<const int8_t *>(block) + first * STEP;
+  const uint8_t *pairs = block + BLOCK / GROUP * PANEL + 4 * first * STEP;
   for (int group = 0; group < blocks * BLOCK / GROUP; group++) {
     for (int line = 0; TOKENS == 1 && line < 5; line++) __builtin_prefetch(pairs + AHEAD + 64 * line);
     Ints within[TOKENS][VECTORS];
@@ -86,9 +78,10 @@ const uint8_t *expand(const uint8_t *block, int blocks, uint8_t *out) {
   for (int index = 0; index < blocks; index++, block += BLOCK_BYTES)
     for (int group = 0; group < BLOCK / GROUP; group++)
       for (int pair = 0; pair < 2; pair++, out += 8 * PANEL) {
+        const int8_t *held = reinterpret_cast<const int8_t *>(block) + group * PANEL;
         const uint8_t *pairs = block + BLOCK / GROUP * PANEL + (2 * group + pair) * 4 * PANEL;
         for (int v = 0; v < PANEL / STEP; v++) {
-          const Ints factor = widened(block + group * PANEL + STEP * v) & 0xffff;
+          const Ints factor = widened(held + STEP * v) & 0xffff;
           const Shorts factors = (Shorts)(factor | factor << 16), offset = 128 - NIBBLE * factors;
           const Shorts both = (Shorts)load_bytes(pairs + 4 * STEP * v);
           const auto times = [&](Shorts even, Shorts odd) {

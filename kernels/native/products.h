@@ -17,7 +17,7 @@ template <int TOKENS>
 inline void tile(const uint8_t *weight, int quads, const Line *lines, Ints (*sums)[VECTORS]) {
   Ints found[TOKENS][VECTORS] = {};
   for (int quad = 0; quad < quads; quad++, weight += 4 * PANEL) {
-    if (TOKENS == 1) __builtin_prefetch(weight + 2048), __builtin_prefetch(weight + 2112);
+    for (int line = 0; TOKENS == 1 && line < 2; line++) __builtin_prefetch(weight + AHEAD + 64 * line);
     for (int token = 0; token < TOKENS; token++) {
       int32_t four;
       memcpy(&four, lines[token].levels + 4 * quad, 4);
@@ -104,7 +104,8 @@ inline void exact_tile(const void *panel, int inputs, const float *numbers, int6
   Floats found[TOKENS][VECTORS] = {};
   const Number *weight = static_cast<const Number *>(panel);
   for (int input = 0; input < inputs; input++, weight += PANEL) {
-    if (TOKENS == 1) __builtin_prefetch(reinterpret_cast<const char *>(weight) + 2048);
+    for (size_t line = 0; TOKENS == 1 && line < sizeof(Number) / 2; line++)
+      __builtin_prefetch(reinterpret_cast<const char *>(weight) + AHEAD + 64 * line);
     Floats weights[VECTORS];
     for (int v = 0; v < VECTORS; v++) weights[v] = load(weight + STEP * v);
     for (int token = 0; token < TOKENS; token++) {

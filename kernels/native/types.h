@@ -103,7 +103,9 @@ const Kernels &kernels_avx512vnni();
 // Bytes of scratch that `linear` wants for a layer of so many inputs.
 constexpr int64_t linear_scratch(int64_t inputs) { return (inputs + BLOCK) * PANEL; }
 
-// Floats of scratch that `attend` wants for a task of so many query rows.
-constexpr int64_t attend_scratch(int64_t query_rows) { return 2 * query_rows + 16 * COLUMNS; }
+// Floats of scratch that `attend` wants for a task of so many query rows, in heads of a width.
+constexpr int64_t attend_scratch(int64_t query_rows, int64_t width) {
+  return 2 * query_rows + 16 * COLUMNS + 2 * COLUMNS * width;
+}
 
 } // namespace accel

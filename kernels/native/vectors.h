@@ -14,6 +14,7 @@ constexpr int STEP = 16; // numbers of a register
 constexpr int STEP = 8;
 #endif
 static_assert(LANES % STEP == 0, "blocks of the KV cache hold whole registers");
+constexpr int AHEAD = 2048; // bytes of a weight that are fetched before they are needed
 
 typedef float Floats __attribute__((vector_size(4 * STEP)));
 typedef int32_t Ints __attribute__((vector_size(4 * STEP)));
@@ -36,15 +37,14 @@ inline Floats load(const uint16_t *from) { // bfloat16: the upper half of a floa
 #endif
 }
 
-inline Floats load(const int8_t *from) { // levels
+inline Ints widened(const int8_t *from) {
 #ifdef __AVX512F__
-  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(from));
-  return __builtin_convertvector((Ints)_mm512_maskz_cvtepi8_epi32(0xffff, bytes), Floats);
+  return (Ints)_mm512_maskz_cvtepi8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
 #else
-  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(from));
-  return __builtin_convertvector((Ints)_mm256_cvtepi8_epi32(bytes), Floats);
+  return (Ints)_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(from)));
 #endif
 }
+inline Floats load(const int8_t *from) { return __builtin_convertvector(widened(from), Floats); } // levels
 
 inline uint16_t rounded(float value) { // to bfloat16, to nearest even
   uint32_t word;

@@ -34,7 +34,7 @@ constexpr int TASK_ROWS = 96; // query rows of an attention task: their results 
 
 // Floats of scratch that any task of a step may want.
 inline int64_t task_scratch(const Shape &shape) {
-  return attend_scratch(std::max(TASK_ROWS, shape.heads / shape.kv_heads));
+  return attend_scratch(std::max(TASK_ROWS, shape.heads / shape.kv_heads), shape.width);
 }
 
 inline std::vector<Task> tasks_of(const Shape &shape, const std::vector<Lane> &lanes) {

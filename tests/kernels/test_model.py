@@ -154,6 +154,23 @@ def test_a_short_cache_is_close_to_an_exact_one(kv_cache: str, bytes_of: int, tm
     short.close()
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma"])
+def test_a_bfloat16_checkpoint_is_held_in_16_bits_and_computed_in_32(name: str, tmp_path: Path) -> None:
+    """Mutants seen to fail: numbers held in float32; a root rounded to bfloat16."""
+    folder = make(name, tmp_path, **WIDE)
+    AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
+    device = load(folder, weights="exact")
+    assert isinstance(device, NativeDevice)
+    layers, ends = device._model._kept
+    assert {ends.head.dtype, layers[0].qkv.dtype, str(ends.embedding.dtype)} == {"bfloat16", "uint16"}
+    model, tokens = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), prompt()
+    with torch.inference_mode():
+        wanted = model(torch.from_numpy(tokens)[None]).logits[0].numpy()
+    found = device.verify(tokens[None], np.array([len(tokens)]), np.array([0]), np.array([0]))[0]
+    np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
+    device.close()
+
+
 def test_an_8_bit_cache_needs_whole_steps(tmp_path: Path) -> None:
     with pytest.raises(PlanRejected, match="whole steps, and here: model type 'gpt_neox' is none of"):
         load(make("gpt-neox", tmp_path), kv_cache="int8")

@@ -72,7 +72,9 @@ def pack(plan: Plan, config: Any, weights: str, threads: int, progress: Progress
 
     folder = Path(plan.model)
     progress("loading weights", 0, 1)
-    dtype = torch.bfloat16 if held_dtype(folder) == "bfloat16" else torch.float32
+    held = torch.bfloat16 if held_dtype(folder) == "bfloat16" else torch.float32
+    # Exact weights are held closely against the model as it computes in float32, whatever it is held in.
+    dtype = torch.float32 if weights == "exact" else held
     model = loading.load_model(folder, config, dtype, trust_remote_code=plan.trust_remote_code)
     progress("loading weights", 1, 1)
     expected = plain_logits(model, selfcheck.probe(config.vocab_size, config.max_position_embeddings))
@@ -80,13 +82,13 @@ def pack(plan: Plan, config: Any, weights: str, threads: int, progress: Progress
     if weights == "int4":
         progress("reading a text to see which weights matter", 0, 1)
         importance = calibration.importance(model, calibration.tokens_of(folder, config.vocab_size))
-    return packing.pack(model, expected, weights, importance, threads, progress)
+    return packing.pack(model, held, expected, weights, importance, threads, progress)
 
 
 def _tolerance(model: packed.Packed, cache: str) -> selfcheck.Tolerance:
-    """Return how far the kernels may be off the model, whose logits were computed in the dtype of its weights."""
+    """Return how far the kernels may be off the model."""
     if model.weights == "int4":
         return selfcheck.INT4
     if model.weights == "int8" or cache == "int8":
         return selfcheck.INT8
-    return selfcheck.FLOAT32 if "head.float32" in model.arrays else selfcheck.BFLOAT16
+    return selfcheck.FLOAT32

@@ -18,12 +18,19 @@ from langchain_accel.devices.native.packed import Packed
 
 
 def pack(
-    model: Any, expected: Logits, weights: str, importance: Mapping[str, Logits], threads: int, progress: Progress
+    model: Any,
+    held: torch.dtype,
+    expected: Logits,
+    weights: str,
+    importance: Mapping[str, Logits],
+    threads: int,
+    progress: Progress,
 ) -> Packed:
     """Lay a model's products out for the kernels.
 
     Args:
-        model: of the family, as transformers loaded it, in float32 or bfloat16.
+        model: of the family, as transformers loaded it, in float32 or bfloat16; its weights are released as they go.
+        held: dtype of the checkpoint's numbers, float32 or bfloat16, in which what is not rounded is laid out.
         expected: its logits for the self-check's prompt.
         weights: `"exact"`, `"int8"`, or `"int4"`, which leaves the head in 8 bits, and those products that lose most.
         importance: how much the inputs of each product matter, as `calibration` found; empty for all alike.
@@ -35,9 +42,7 @@ def pack(
     weight, rope = model.model.embed_tokens.weight, model.model.rotary_emb
     factor = config[member.embedding_factor] if member.embedding_factor else 1.0
     if member.rooted:
-        # Rounded as the model rounds it: where the numbers are exact, it computes in float32.
-        dtype = torch.float32 if weights == "exact" else weight.dtype
-        factor = float(torch.tensor(config["hidden_size"] ** 0.5, dtype=dtype))
+        factor = float(torch.tensor(config["hidden_size"] ** 0.5, dtype=weight.dtype))
     heads, kv_heads = head_counts(config)
     numbers = {
         "hidden": config["hidden_size"],
@@ -55,7 +60,7 @@ def pack(
         "logits_factor": 1 / config[member.logits_divisor] if member.logits_divisor else 1.0,
     }
     arrays = {
-        "embedding": _array(weight),
+        "embedding": _array(weight.to(held)),
         "norm": _norm(model.model.norm, member),
         "frequencies": rope.inv_freq.float().numpy(),
         "expected": expected,
@@ -66,7 +71,7 @@ def pack(
         if hasattr(layer.self_attn, "q_norm"):
             arrays[f"{index}.query_norm"] = _norm(layer.self_attn.q_norm, member)
             arrays[f"{index}.key_norm"] = _norm(layer.self_attn.k_norm, member)
-    for name, product in _packed(dict(products(model)), weights, importance, threads, progress).items():
+    for name, product in _packed(dict(products(model)), held, weights, importance, threads, progress).items():
         parts = {product.dtype: product.weight, "scales": product.scales, "bias": product.bias}
         arrays |= {f"{name}.{part}": numbers for part, numbers in parts.items() if numbers is not None}
     return Packed(weights, numbers, members.windows(config), float(rope.attention_scaling), arrays)
@@ -74,6 +79,7 @@ def pack(
 
 def _packed(
     layers: dict[str, list[torch.nn.Linear]],
+    held: torch.dtype,
     weights: str,
     importance: Mapping[str, Logits],
     threads: int,
@@ -83,7 +89,11 @@ def _packed(
     done: dict[str, kernels.PackedLinear] = {}
 
     def pack_one(name: str) -> kernels.PackedLinear:
-        return _pack(layers[name], "int8" if dtype and name == "head" else dtype, importance.get(name))
+        packed = _pack(layers[name], held, "int8" if dtype and name == "head" else dtype, importance.get(name))
+        if weights != "int4":  # which comes back for some
+            for layer in layers[name]:
+                layer.weight = None
+        return packed
 
     with ThreadPoolExecutor(threads) as pool:
         for name, product in zip(layers, pool.map(pack_one, layers), strict=True):
@@ -91,7 +101,7 @@ def _packed(
             done[name] = product
         if weights == "int4":
             kept = sensitive({name: (one.lost, one.weight.size) for name, one in done.items() if one.dtype == "int4"})
-            again = pool.map(lambda name: _pack(layers[name], "int8", None), kept)
+            again = pool.map(lambda name: _pack(layers[name], held, "int8", None), kept)
             done |= dict(zip(kept, again, strict=True))
     progress("packing weights", len(layers), len(layers))
     return done
@@ -127,13 +137,15 @@ def products(model: Any) -> Iterator[tuple[str, list[torch.nn.Linear]]]:
     yield "head", [model.lm_head]
 
 
-def _pack(layers: list[torch.nn.Linear], dtype: str | None, importance: Logits | None) -> kernels.PackedLinear:
+def _pack(
+    layers: list[torch.nn.Linear], held: torch.dtype, dtype: str | None, importance: Logits | None
+) -> kernels.PackedLinear:
     weight = layers[0].weight if len(layers) == 1 else torch.cat([layer.weight for layer in layers])
     bias = None
     if any(layer.bias is not None for layer in layers):
         parts = [torch.zeros(layer.out_features) if layer.bias is None else layer.bias.float() for layer in layers]
         bias = torch.cat(parts).numpy()
-    return kernels.pack(_array(weight), bias, dtype=dtype, importance=importance)
+    return kernels.pack(_array(weight.to(held)), bias, dtype=dtype, importance=importance)
 
 
 def _norm(module: Any, member: members.Member) -> NDArray[Any]:
