@@ -8,14 +8,15 @@ import re
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 
 from langchain_accel._messages import to_template
+from tools.reader import builds
 from tools.reader.evaluate import messages, tasks
-from tools.reader.facts import FAMILIES, _slots_in
+from tools.reader.facts import FAMILIES, Facts, fill, slots_in
 from tools.reader.reading import UNKNOWN, Reading, Size
 from tools.reader.tokens import segments, train_tokenizer
 from tools.reader.toolcalls import NO_TOOL, ToolCalls
@@ -47,7 +48,35 @@ def test_every_statement_has_a_question_that_it_answers() -> None:
             (family.evaluation_statements, family.evaluation_questions),
         ):
             for statement in statements:
-                assert any(len(_slots_in(question) & _slots_in(statement)) >= 2 for question in questions), statement
+                assert any(len(slots_in(question) & slots_in(statement)) >= 2 for question in questions), statement
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=seeds)
+def test_sentences_of_any_build_answer_questions_of_their_own_words(seed: int) -> None:
+    """Mutant: a question of slots drawn from all there are."""
+    rng = random.Random(seed)
+    statement = builds.statement(rng)
+    told = slots_in(statement)
+    question = builds.question(rng, told)
+    assert not question or len(slots_in(question)) >= 2
+    assert slots_in(question) <= told
+    fill(statement + question, Facts(rng).slots())
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=seeds)
+def test_a_variant_is_told_apart_by_its_question(seed: int) -> None:
+    """It asks the same of something else. Mutant: the changed slot kept."""
+    facts = Facts(random.Random(seed))
+    fact = facts.fact()
+    assume(slots_in(fact.asked) & slots_in(fact.statement) - {"d", "q", "v"})
+    variant = facts.variant(fact)
+    assert (variant.statement, variant.asked) == (fact.statement, fact.asked)
+    changed = {
+        name for name in slots_in(fact.asked) & slots_in(fact.statement) if variant.slots[name] != fact.slots[name]
+    }
+    assert changed
 
 
 @pytest.mark.parametrize("evaluation", [False, True])

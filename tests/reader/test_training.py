@@ -11,8 +11,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from tools.reader import train  # noqa: E402
-from tools.reader.circuits import HEAD  # noqa: E402
+from tools.reader.circuits import HEAD, part  # noqa: E402
+from tools.reader.data import Batches  # noqa: E402
 from tools.reader.facts import Facts  # noqa: E402
+from tools.reader.reading import Reading, Size  # noqa: E402
+from tools.reader.start import paces  # noqa: E402
+from tools.reader.tokens import encode  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +47,7 @@ def test_copying_is_the_work_of_the_copying_heads(fresh: tuple) -> None:
         output = layer.self_attn.o_proj.weight
         kept = output.detach().clone()
         with torch.no_grad():
-            output[:, : 2 * HEAD] = 0
+            output[:, HEAD:] = 0
         layer.kept = kept
     try:
         assert copied(model, tokenizer) < 0.1
@@ -51,6 +55,50 @@ def test_copying_is_the_work_of_the_copying_heads(fresh: tuple) -> None:
         for layer in model.model.layers[4:]:
             with torch.no_grad():
                 layer.self_attn.o_proj.weight.copy_(layer.kept)
+
+
+def begun(model: object, tokenizer: object, unanswerable: float) -> float:
+    """Share of answers about one passage whose first token the model says."""
+    reading, right = Reading(random.Random(4)), 0
+    for _ in range(30):
+        asked = reading.conversation(Size((1, 1), (7, 9), (1, 1)), unanswerable=unanswerable)
+        tokens, learnt = encode(tokenizer, asked)
+        first = learnt.index(True)
+        with torch.inference_mode():
+            right += int(model(torch.tensor([tokens[:first]])).logits[0, -1].argmax()) == tokens[first]
+    return right / 30
+
+
+def test_the_right_sentence_is_found_before_the_first_step(fresh: tuple) -> None:
+    """Or "I", where nothing is known. Mutant: no votes, which is the second half of this test."""
+    model, tokenizer = fresh
+    assert begun(model, tokenizer, 0.0) > 0.5
+    assert begun(model, tokenizer, 1.0) > 0.5
+    output = model.model.layers[2].self_attn.o_proj.weight
+    kept = output.detach().clone()
+    try:
+        with torch.no_grad():
+            output[part("vote")] = 0
+        assert begun(model, tokenizer, 0.0) < 0.3
+    finally:
+        with torch.no_grad():
+            output.copy_(kept)
+
+
+def test_written_weights_stay_as_they_are_while_the_rest_learns(fresh: tuple) -> None:
+    """Mutant: a step that moves them by their share of the rate at once."""
+    _, tokenizer = fresh
+    model, _ = train.start(0, 50)
+    model.train()
+    paced = paces(model)
+    assert {id(weight) for weight, _ in paced} == {id(weight) for weight in model.parameters()}
+    before = [weight.detach().clone() for weight, _ in paced]
+    batch = Batches(tokenizer, random.Random(0), 2048).next(0.0)
+    train.step(model, train.optimiser_of(model), batch, train.Score(), paced, slow=0.0)
+    for (weight, free), old in zip(paced, before, strict=True):
+        assert torch.equal(weight[free == 0], old[free == 0])
+    moved = sum(int((weight != old).sum()) for (weight, _), old in zip(paced, before, strict=True))
+    assert moved > 100_000
 
 
 def run(monkeypatch: pytest.MonkeyPatch, out: Path, tokens: int) -> None:

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-HIDDEN, HEADS, HEAD = 288, 4, 64
-ROPE_BASE = 1e10
-"""Slow enough that twenty pairs of a head hardly turn over 2,048 tokens: they compare words, not places."""
+HEADS, HEAD = 3, 96
+ROPE_BASE = 1e12
+"""Slow enough that seventy places of a head hardly turn over 2,048 tokens: they compare words, not places."""
 
 PARTS = {
     "word": 64,
@@ -17,11 +17,21 @@ PARTS = {
     "flag": 16,
     "last": 32,
     "before_last": 16,
-    "gathered": 48,
-    "opening": 32,
+    "around": 32,
+    "sentence": 32,
+    "vote": 32,
     "target": 32,
+    "free": 32,
 }
-_STEADY = tuple(range(12, 32))  # rotary pairs that turn less than 0.4 radians over the whole context
+"""The residual stream: a token's own direction; the same by its letters; flags; the two tokens before it; the words
+around; which sentence this is; where else this word stands; the sentence that is spoken of; what training
+finds."""
+HIDDEN = sum(PARTS.values())
+FLAGS = (
+    "constant", "sink", "ends", "gap", "start", "line", "role", "bare", "rare",
+    "last_gap", "before_ends", "last_role", "opens", "begins", "dot", "level",
+)  # fmt: skip
+_STEADY = tuple(range(13, HEAD // 2))  # rotary pairs that turn about a radian at most over the whole context
 
 
 def part(name: str) -> slice:
@@ -34,83 +44,80 @@ def part(name: str) -> slice:
     raise KeyError(name)
 
 
+def flag(name: str) -> slice:
+    """Where a flag lies."""
+    place = part("flag").start + FLAGS.index(name)
+    return slice(place, place + 1)
+
+
 def frequency(pair: int) -> float:
     """Radians that a rotary pair turns per token."""
     return float(ROPE_BASE ** (-pair / (HEAD // 2)))
 
 
-def steady(size: int) -> list[int]:
-    """Positions within a head that compare words: both halves of the steady pairs."""
-    places = [pair + half * HEAD // 2 for pair in _STEADY for half in (0, 1)]
-    return places[:size]
-
-
 class Heads:
-    """Writes circuits into one attention layer."""
+    """Writes circuits into one attention layer whose input is multiplied by `scale`."""
 
-    def __init__(self, attention: torch.nn.Module) -> None:
+    def __init__(self, attention: torch.nn.Module, scale: float) -> None:
         self.query, self.key = attention.q_proj.weight, attention.k_proj.weight
         self.value, self.output = attention.v_proj.weight, attention.o_proj.weight
-        self._cleared: set[int] = set()
+        self.scale = scale
+        self._free: dict[int, list[int]] = {}
+        self._carried: dict[int, int] = {}
 
-    def _clear(self, head: int) -> None:
-        if head not in self._cleared:
-            self._cleared.add(head)
+    def _places(self, head: int) -> list[int]:
+        """Places of a head that compare words and are not in use."""
+        if head not in self._free:
             rows = slice(head * HEAD, (head + 1) * HEAD)
             for weight in (self.query, self.key, self.value):
                 weight[rows] *= 0.1
             self.output[:, rows] *= 0.1
+            self._free[head] = [head * HEAD + pair + half * HEAD // 2 for pair in _STEADY for half in (0, 1)]
+        return self._free[head]
 
-    def look(
-        self, head: int, kernel: dict[int, tuple[float, float]], scale: float, *, among: int | None = None
-    ) -> None:
-        """Attend by distance: `kernel` has an amplitude and a phase for each rotary pair.
+    def look(self, head: int, amplitudes: dict[int, float], *, back: float = 0, among: str = "constant") -> None:
+        """Attend by distance: scores are a sum of cosines that peak `back` tokens ago.
 
         Args:
             head: which head.
-            kernel: scores by distance.
-            scale: of what comes in.
-            among: place of a flag; attend only where it is set.
+            amplitudes: of each rotary pair.
+            back: where scores peak; less than 0 to make them fall from here on.
+            among: a flag; scores are for tokens that have it.
         """
-        self._clear(head)
-        constant = part("flag").start
-        seen = constant if among is None else among
-        for pair, (amplitude, phase) in kernel.items():
+        self._places(head)
+        for pair, amplitude in amplitudes.items():
             row = head * HEAD + pair
-            size = math.sqrt(amplitude * math.sqrt(HEAD)) / scale
-            self.query[row, constant] = size
-            self.key[row, seen] = size * math.cos(phase)
-            self.key[row + HEAD // 2, seen] = size * math.sin(phase)
+            size = math.sqrt(abs(amplitude) * math.sqrt(HEAD)) / self.scale
+            phase = frequency(pair) * back
+            self.query[row, flag("constant")] = math.copysign(size, amplitude)
+            self.key[row, flag(among)] = size * math.cos(phase)
+            self.key[row + HEAD // 2, flag(among)] = size * math.sin(phase)
 
-    def match(
-        self,
-        head: int,
-        query: slice,
-        key: slice,
-        queries: Tensor,
-        sharpness: float,
-        scale: float,
-        *,
-        keys: Tensor | None = None,
-        skip: int = 0,
-    ) -> None:
-        """Attend where `keys @ key` is `queries @ query`; a perfect match scores about `sharpness`."""
-        self._clear(head)
-        places = [head * HEAD + place for place in steady(40)[skip : skip + len(queries)]]
-        size = math.sqrt(sharpness * math.sqrt(HEAD)) / scale
-        self.query[places, query] = size * queries
-        self.key[places, key] = size * (queries if keys is None else keys)
+    def match(self, head: int, query: slice, key: slice, sharpness: float) -> None:
+        """Attend where `key` holds what `query` holds here; scores are `sharpness` times their product."""
+        size = math.sqrt(abs(sharpness) * math.sqrt(HEAD)) / self.scale
+        free = self._places(head)
+        for one, other in zip(range(query.start, query.stop), range(key.start, key.stop), strict=True):
+            place = free.pop(0)
+            self.query[place, one] = math.copysign(size, sharpness)
+            self.key[place, other] = size
 
-    def carry(self, head: int, source: slice, target: slice, through: Tensor, at: int = 0) -> None:
-        """Write `through @ source` of the attended place to `target`."""
-        self._clear(head)
-        wide, narrow = source.stop - source.start, target.stop - target.start
-        rows = slice(head * HEAD + at, head * HEAD + at + narrow)
-        assert at + narrow <= HEAD, "a head carries at most its own width"
-        self.value[rows, source] = through if through.shape == (narrow, wide) else through[:narrow]
-        self.output[target, rows] = torch.eye(narrow)
+    def say(self, head: int, told: slice, target: slice, vector: Tensor) -> None:
+        """Add `vector` to `target` where the attended place has the flag `told`."""
+        row = (head + 1) * HEAD - 1
+        assert self._carried.get(head, 0) < HEAD, "a head carries at most its own width"
+        self.value[row, told] = 1.0 / self.scale
+        self.output[target, row] = vector
 
-
-def kernel(amplitudes: dict[int, float], back: int = 0) -> dict[int, tuple[float, float]]:
-    """Scores that peak `back` tokens ago: a sum of cosines of the distance."""
-    return {pair: (amplitude, frequency(pair) * back) for pair, amplitude in amplitudes.items()}
+    def carry(self, head: int, source: slice, target: slice, times: float = 1.0) -> None:
+        """Add `source` of the attended place to `target`."""
+        self._places(head)
+        at = self._carried.get(head, 0)
+        self._carried[head] = at + source.stop - source.start
+        assert self._carried[head] <= HEAD, "a head carries at most its own width"
+        for step, (one, other) in enumerate(
+            zip(range(source.start, source.stop), range(target.start, target.stop), strict=True)
+        ):
+            row = head * HEAD + at + step
+            self.value[row, one] = times / self.scale
+            self.output[other, row] = 1.0

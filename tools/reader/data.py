@@ -15,7 +15,7 @@ from tools.reader.reading import Conversation, Reading, Size
 from tools.reader.tokens import encode
 from tools.reader.toolcalls import ToolCalls
 
-BATCH_TOKENS = 1536
+BATCH_TOKENS = 1024
 IGNORED = -100
 
 Encoded = tuple[list[int], list[bool]]
@@ -37,21 +37,20 @@ class Mixture:
     def group(self, progress: float) -> list[Conversation]:
         """One group, as hard as it should be at a point of training, 0 to 1."""
         kind = self.rng.random()
-        if kind < 0.5:
+        if kind < 0.62:
             return self.reading.conversations(self._size(progress), 8)
-        if kind < 0.8:
+        if kind < 0.88:
             most = 1 if progress < 0.05 else 2 if progress < 0.15 else 3
             return self.tools.conversations(4, tools=most, arguments=min(most, 2) if progress < 0.15 else 3)
         return [self.tools.extraction() for _ in range(4)]
 
     def _size(self, progress: float) -> Size:
-        if progress < 0.03:
-            return Size((1, 1), (2, 5), (1, 2))
-        if progress < 0.1:
-            return Size((1, 2), (2, 6), (1, 2))
-        if progress < 0.3:
-            return Size((1, 4), (2, 6), (1, 2))
-        return Size((1, 4), (2, 6), (1, 2)) if self.rng.random() < 0.6 else Size((3, 6), (3, 8), (1, 3))
+        shape = self.rng.random()
+        if progress < 0.05 or shape < 0.55:
+            return Size((1, 1), (2, 6), (1, 2))
+        if progress < 0.15 or shape < 0.85:
+            return Size((2, 3), (2, 6), (1, 2))
+        return Size((3, 6), (3, 7), (1, 3))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from tools.reader import builds
 from tools.reader.words import JOBS, PLACES, Words, article, capital, gerund, participle, third_person
 
 
@@ -23,12 +24,13 @@ class Family:
 
 @dataclass(frozen=True)
 class Fact:
-    """A sentence, a question that it answers, and what both speak of."""
+    """A sentence, a question that it answers, what both speak of, and the templates they were made from."""
 
     sentence: str
     question: str
     slots: dict[str, str]
-    family: str
+    statement: str
+    asked: str
 
 
 FAMILIES = {
@@ -267,6 +269,8 @@ FAMILIES = {
     ),
 }
 
+_ANY_BUILD = 0.75
+"""Share of the facts of training that are sentences of any build."""
 _RESTS = (
     "the {n} stays {adj}",
     "{n}s need no {n2}",
@@ -335,14 +339,40 @@ class Facts:
 
     def fact(self, fixed: dict[str, str] | None = None, family: str | None = None) -> Fact:
         """A fact; `fixed` slots are taken over, so that facts can share what they speak of."""
-        name = family or self.rng.choice(list(FAMILIES))
-        chosen = FAMILIES[name]
+        chosen = FAMILIES[family or self.rng.choice(list(FAMILIES))]
         slots = self.slots(fixed)
-        statements = chosen.evaluation_statements if self.evaluation else chosen.statements
-        questions = chosen.evaluation_questions if self.evaluation else chosen.questions
-        statement = self.rng.choice(statements)
-        question = self._question(statement, questions)
-        return Fact(self._embellished(fill(statement, slots)), fill(question, slots), slots, name)
+        statement, question = self._any_build() if family is None else ("", "")
+        if not statement:
+            statement = self.rng.choice(chosen.evaluation_statements if self.evaluation else chosen.statements)
+            questions = chosen.evaluation_questions if self.evaluation else chosen.questions
+            question = self._question(statement, questions)
+        return self._fact(statement, question, slots)
+
+    def variant(self, fact: Fact) -> Fact:
+        """The same of something else: one word that the question names is another, and so are the values.
+
+        It is any other fact where the question names values only.
+        """
+        both = sorted(slots_in(fact.asked) & slots_in(fact.statement) - {"d", "q", "v"})
+        if not both:
+            return self.fact()
+        changed = self.rng.choice(both)
+        while (fresh := self.slots())[changed] == fact.slots[changed]:
+            pass
+        kept = slots_in(fact.asked) | slots_in(fact.statement) - {"d", "q", "v", "q2", "v2", "e2"}
+        slots = {name: value for name, value in fact.slots.items() if _FORMS_OF_ONE.get(name, name) in kept - {changed}}
+        return self._fact(fact.statement, fact.asked, {**fresh, **slots})
+
+    def _any_build(self) -> tuple[str, str]:
+        """In training, for most facts: a statement and a question that have no family; else nothing."""
+        if self.evaluation or self.rng.random() > _ANY_BUILD:
+            return "", ""
+        statement = builds.statement(self.rng)
+        question = builds.question(self.rng, slots_in(statement))
+        return (statement, question) if question else self._any_build()
+
+    def _fact(self, statement: str, question: str, slots: dict[str, str]) -> Fact:
+        return Fact(self._embellished(fill(statement, slots)), fill(question, slots), slots, statement, question)
 
     def filler(self) -> str:
         """A sentence that nobody asks for."""
@@ -374,6 +404,7 @@ class Facts:
             "done": participle(verb),
             "doing": gerund(verb),
             "do2": verb2,
+            "does2": third_person(verb2),
             "done2": participle(verb2),
             "doing2": gerund(verb2),
         }
@@ -418,8 +449,8 @@ class Facts:
 
     def _question(self, statement: str, questions: tuple[str, ...]) -> str:
         """A question that shares at least two slots with the statement, if there is one."""
-        told = _slots_in(statement)
-        fitting = [question for question in questions if len(_slots_in(question) & told) >= 2]
+        told = slots_in(statement)
+        fitting = [question for question in questions if len(slots_in(question) & told) >= 2]
         return self.rng.choice(fitting or questions)
 
 
@@ -433,10 +464,13 @@ _FORMS_OF_ONE = {
     "Doing": "do",
     "Adj": "adj",
     "A_n": "n",
+    "does2": "do2",
+    "done2": "do2",
+    "doing2": "do2",
 }
 
 
-def _slots_in(template: str) -> set[str]:
+def slots_in(template: str) -> set[str]:
     """The slots that a template names, forms of one word counted as one."""
     names = {part.split("}")[0] for part in template.split("{")[1:]}
     return {_FORMS_OF_ONE.get(name, name) for name in names}

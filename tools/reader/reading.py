@@ -44,6 +44,8 @@ _FRAMES = (
     "Who or what is {one}, {two}?",
 )
 _POLITE = ("Please tell me: ", "Hi! ", "One more thing. ", "And ", "Thanks. ", "I wonder, ")
+_VARIANTS = 0.2
+"""Share of sentences that say of another thing what an earlier one of the passage says."""
 _COMMON = frozenset(COMMON)
 _LABELS = (
     "Passages",
@@ -216,6 +218,9 @@ class Reading:
                 continue
             fixed: dict[str, str] = {}
             earlier = [fact for fact in sentences if isinstance(fact, Fact)]
+            if earlier and not self.evaluation and self.rng.random() < _VARIANTS:
+                sentences.append(self.facts.variant(self.rng.choice(earlier)))
+                continue
             shape = self.rng.random()
             if shape < 0.5:
                 fixed["e"] = subject["e"]

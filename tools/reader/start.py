@@ -1,41 +1,46 @@
-"""Start weights in which copying works before the first training step.
+"""Start weights that read before the first training step.
 
 Training a small model from noise, attention learns to copy late and suddenly (Olsson et al. 2022, "In-context Learning
 and Induction Heads", https://arxiv.org/abs/2209.11895). The circuits are known, so they are written down here, and
 training refines them, in the spirit of mimetic initialisation (Trockman and Kolter 2023,
 https://arxiv.org/abs/2305.09828):
 
-- layer 0: heads that look one and two tokens back, and heads that gather the words of the last few and of the last
-  couple of dozen tokens;
-- layer 1: a head that looks at the first token of its own sentence;
-- layer 2: a head that finds the place whose gathered words are those of the question;
-- layer 3: neurons that, where an answer begins, say the first token of the sentence that was found;
-- layer 4: heads that find where the current token stood before, and copy what followed.
+- layer 0: the token before, the one before that, the words around; where a sentence opens, where an answer begins;
+- layer 1: which sentence this is: the words around its opening, a signature that hardly any two sentences share;
+- layer 2: where else this word stands. A word of the question that stands in one sentence votes for it alone, one that
+  stands in many is shared among them, one that stands nowhere votes for nothing;
+- layer 3: the votes of the last couple of dozen tokens: before an answer those of the question, then more and more
+  those of the answer itself, all for the sentence it is copied from;
+- layer 4: where an answer begins, the first word of the sentence with most votes, or "I" if none has enough; then what
+  followed the two latest tokens, in that sentence rather than in another.
 
-The residual stream is divided into named parts; every other weight is small noise.
+The residual stream is divided into named parts; every other weight is small noise. How sharp matches are was found by
+search: each was raised and lowered for as long as answers to training text got likelier.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from tools.reader.circuits import HEAD, HIDDEN, PARTS, Heads, kernel, part
+from tools.reader.circuits import HEAD, HIDDEN, PARTS, Heads, flag, part
 
-_NORM, _LATER_NORM = 2.3, 3.3
-"""Of an embedding, and of a hidden state after layer 0, as measured."""
-_FIRST, _LATER = math.sqrt(HIDDEN) / _NORM, math.sqrt(HIDDEN) / _LATER_NORM
-"""What the normalisation before a layer multiplies its input by."""
-_CONSTANT, _ENDS, _OPENS, _LINE_END, _BARE, _CAPITAL, _LEVEL = (
-    part("flag").start + place for place in (0, 1, 2, 3, 4, 5, 15)
-)
-"""Flags: always set; ends a sentence; begins one; is a line end; has no leading space; may begin a sentence;
-makes all norms equal."""
+_NORMS = (3.5, 4.01, 4.2, 4.28, 4.37)
+"""Of what comes into each layer, as measured. All embeddings have the first: heads that attend by distance must not
+prefer light tokens."""
+_BLOCK = 16
+_WRITTEN_HEADS = (3, 1, 2, 1, 2)
+"""Of each layer, its first ones; training finds a use for the others."""
+_NEURONS = 3
+"""Written ones, of layer 0."""
+_LOUD, _SURE = 4.0, 4.0
+"""How much louder a copied word is than the word that is there; how much a matching direction weighs in the output."""
 
 
 def initialise(model: LlamaForCausalLM, tokens: list[str], counts: Counter[int], seed: int) -> None:
@@ -49,7 +54,7 @@ def initialise(model: LlamaForCausalLM, tokens: list[str], counts: Counter[int],
     """
     random = torch.Generator().manual_seed(seed)
     words = _words(tokens, random)
-    embedding = _embedding(tokens, words, _topics(tokens, counts, random), random)
+    embedding = _embedding(tokens, words, _topics(tokens, counts, random))
     layers = model.model.layers
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -57,91 +62,182 @@ def initialise(model: LlamaForCausalLM, tokens: list[str], counts: Counter[int],
                 weight.copy_(0.02 * torch.randn(weight.shape, generator=random))
                 if "down_proj" in name or "o_proj" in name:
                     weight.mul_(0.5)
+                    weight[: part("free").start] *= 0.1
+                else:
+                    weight[:, [flag("constant").start, flag("level").start]] = 0
         model.model.embed_tokens.weight.copy_(embedding)
-        to_last, to_before, to_opening = (
-            _unit(torch.randn(PARTS[name], PARTS["word"], generator=random)) * math.sqrt(PARTS["word"] / PARTS[name])
-            for name in ("last", "before_last", "opening")
-        )
-        _look_around(Heads(layers[0].self_attn), to_last, to_before)
-        _find_openings(Heads(layers[1].self_attn), to_opening)
-        _find_topic(Heads(layers[2].self_attn), random)
-        _say_opening(layers[3].mlp)
-        _copy(Heads(layers[4].self_attn), to_last, to_before)
+        heads = [Heads(layer.self_attn, math.sqrt(HIDDEN) / norm) for layer, norm in zip(layers, _NORMS, strict=True)]
+        _look_around(heads[0])
+        _mark(layers[0].mlp, math.sqrt(HIDDEN) / _NORMS[1])
+        _find_sentence(heads[1])
+        _vote(heads[2])
+        _gather(heads[3])
+        _choose(heads[4], words[tokens.index("I")])
+        _copy(heads[4])
         head = torch.zeros_like(embedding)
-        head[:, part("word")] = 2.0 * words
-        head[:, part("target")] = 2.0 * words @ torch.linalg.pinv(to_opening)
-        head[:, _BARE] = torch.tensor([float(not token.startswith(" ")) for token in tokens])
+        head[:, part("word")] = _SURE * words
+        after_dot = {" ": -8.0, "\n": -8.0, "<|im_end|>": 5.0}  # a sentence ends where another would begin
+        for text, weight in after_dot.items():
+            head[tokens.index(text), flag("dot")] = weight * _SURE
         model.lm_head.weight.copy_(head + 0.002 * torch.randn(head.shape, generator=random))
 
 
-def _look_around(heads: Heads, to_last: Tensor, to_before: Tensor) -> None:
-    """Layer 0: the last token, the one before it, the words around."""
-    behind = {0: 30.0, 1: 20.0, 2: 20.0, 4: 15.0, 7: 15.0}
-    heads.look(0, kernel(behind, back=1), _FIRST)
-    heads.carry(0, part("word"), part("last"), to_last / _FIRST)
-    heads.carry(0, slice(_ENDS, _ENDS + 1), slice(_OPENS, _OPENS + 1), torch.eye(1) / _FIRST, at=40)
-    heads.look(1, kernel(behind, back=2), _FIRST)
-    heads.carry(1, part("word"), part("before_last"), to_before / _FIRST)
-    same = torch.eye(PARTS["topic"])
-    heads.look(2, kernel({4: 13.0, 6: 10.0, 7: 30.0}), _FIRST)
-    heads.carry(2, part("topic"), part("gathered"), 3.0 * same / _FIRST)
-    heads.look(3, kernel({6: 25.0, 8: 20.0, 10: 20.0}), _FIRST)
-    heads.carry(3, part("topic"), part("gathered"), 6.0 * same / _FIRST)
+def paces(model: LlamaForCausalLM) -> list[tuple[Tensor, Tensor]]:
+    """Every weight, with 1 where training is free to change it and 0 where a circuit was written or reads.
 
-
-def _find_openings(heads: Heads, to_opening: Tensor) -> None:
-    """Layer 1: how this sentence begins."""
-    heads.look(0, kernel({4: 20.0, 6: 25.0, 8: 20.0}), _LATER, among=_OPENS)
-    heads.key[:HEAD, _CAPITAL] = 0.5 * heads.key[:HEAD, _OPENS]
-    heads.carry(0, part("word"), part("opening"), to_opening / _LATER)
-
-
-def _find_topic(heads: Heads, random: torch.Generator) -> None:
-    """Layer 2: the place, not too near, that speaks of the same."""
-    project = torch.linalg.qr(torch.randn(PARTS["gathered"], 40, generator=random)).Q.T
-    heads.match(0, part("gathered"), part("gathered"), project, 16.0, _LATER, keys=project)
-    heads.look(0, dict.fromkeys((4, 5, 6), (4.0, math.pi)), _LATER)
-    heads.carry(0, part("opening"), part("target"), torch.eye(PARTS["target"]) / _LATER)
-
-
-def _say_opening(gate: torch.nn.Module) -> None:
-    """Layer 3: where an answer begins, say the opening that was found."""
-    size = PARTS["target"]
-    for weight in (gate.gate_proj.weight, gate.up_proj.weight, gate.down_proj.weight.T):
-        weight[: size + 1] = 0
-    gate.gate_proj.weight[: size + 1, _LINE_END] = 12 / _LATER
-    gate.gate_proj.weight[: size + 1, _CONSTANT] = -6 / _LATER
-    gate.up_proj.weight[size, _CONSTANT] = 1 / _LATER
-    gate.down_proj.weight[_BARE, size] = 1.0
-    gate.up_proj.weight[:size, part("target")] = torch.eye(size) / _LATER
-    gate.down_proj.weight[part("target"), :size] = 3.0 * torch.eye(size)
-
-
-def _copy(heads: Heads, to_last: Tensor, to_before: Tensor) -> None:
-    """Layer 4: what followed the last time, once by the current token, once by the two latest."""
-    kept = torch.eye(PARTS["last"])
-    heads.match(0, part("word"), part("last"), to_last, 25.0, _LATER, keys=kept)
-    heads.match(1, part("word"), part("last"), to_last[:24], 25.0, _LATER, keys=kept[:24])
-    older = to_before @ torch.linalg.pinv(to_last)
-    same = torch.eye(PARTS["before_last"])
-    heads.match(1, part("last"), part("before_last"), older, 12.0, _LATER, keys=same, skip=24)
-    for head in (0, 1):
-        heads.carry(head, part("word"), part("word"), 3.0 * torch.eye(PARTS["word"]) / _LATER)
-
-
-def _embedding(tokens: list[str], words: Tensor, topics: Tensor, random: torch.Generator) -> Tensor:
-    """The vocabulary in the parts of the residual stream that tokens fill, all of one norm.
-
-    Heads that attend by distance must not prefer light tokens.
+    What training finds in the first layers goes to the free part of the residual stream, so that it does not talk over
+    the circuits.
     """
+    free = part("free")
+    found: list[tuple[Tensor, Tensor]] = []
+
+    def add(weight: Tensor, value: float, *changed: tuple[object, float]) -> None:
+        mask = torch.full_like(weight, value)
+        for places, other in changed:
+            mask[places] = other
+        found.append((weight, mask))
+
+    every = slice(None)
+    add(model.model.embed_tokens.weight, 0, ((every, free), 1))
+    add(model.lm_head.weight, 0, ((every, free), 1), ((every, part("flag")), 1))
+    layers = model.model.layers
+    for index, layer in enumerate(layers):
+        heads, neurons = slice(0, _WRITTEN_HEADS[index] * HEAD), slice(0, 0 if index else _NEURONS)
+        target = every if index == len(layers) - 1 else free
+        attention, mlp = layer.self_attn, layer.mlp
+        for weight in (attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight):
+            add(weight, 1, (heads, 0))
+        add(attention.o_proj.weight, 0, (target, 1), ((every, heads), 0))
+        for weight in (mlp.gate_proj.weight, mlp.up_proj.weight):
+            add(weight, 1, (neurons, 0))
+        add(mlp.down_proj.weight, 0, (target, 1), ((every, neurons), 0))
+    for weight in model.parameters():
+        if weight.dim() == 1:
+            add(weight, 0)
+    return found
+
+
+def _blocks(name: str, *numbers: int) -> slice:
+    """Some of the blocks of a part, which are all of one norm."""
+    start = part(name).start
+    return slice(start + numbers[0] * _BLOCK, start + (numbers[-1] + 1) * _BLOCK)
+
+
+def _look_around(heads: Heads) -> None:
+    """Layer 0: the last token, the one before it, the words around."""
+    behind = {0: 30.0, 1: 20.0, 2: 20.0, 4: 15.0, 6: 15.0}
+    heads.look(0, behind, back=1)
+    heads.carry(0, _blocks("word", 0, 1), part("last"), math.sqrt(2))
+    heads.carry(0, flag("gap"), flag("last_gap"))
+    heads.carry(0, flag("role"), flag("last_role"))
+    heads.look(1, behind, back=2)
+    heads.carry(1, _blocks("word", 0), part("before_last"), 2.0)
+    heads.carry(1, flag("ends"), flag("before_ends"))
+    heads.look(2, {4: 10.5, 5: 15.0, 7: 15.0, 9: 10.0})
+    heads.match(2, flag("constant"), flag("rare"), 3.0)
+    heads.carry(2, _blocks("word", 2, 3), part("around"), 3.0)
+
+
+def _mark(mlp: torch.nn.Module, scale: float) -> None:
+    """Layer 0: whether a sentence opens here, and whether an answer begins."""
+
+    def neuron(row: int, conditions: dict[str, float], least: float, says: str, much: float = 1.0) -> None:
+        sharp = 12.0
+        for weight in (mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight.T):
+            weight[row] = 0
+        for name, times in conditions.items():
+            mlp.gate_proj.weight[row, flag(name)] = sharp * times / scale
+        mlp.gate_proj.weight[row, flag("constant")] = -sharp * least / scale
+        mlp.up_proj.weight[row, flag("constant")] = 2 * much / sharp / scale
+        mlp.down_proj.weight[flag(says), row] = 1.0
+
+    opening = {"start": 2.0, "last_gap": 1.0, "before_ends": 1.0}  # 4 of ". The" and of a line's first word, or 5
+    neuron(0, opening, 3.5, "opens")
+    neuron(2, opening, 4.0, "opens", -1.0)
+    neuron(1, {"line": 1.0, "last_role": 1.0}, 1.5, "begins")
+
+
+def _find_sentence(heads: Heads) -> None:
+    """Layer 1: the signature of this sentence."""
+    heads.look(0, {6: 20.0, 7: 35.0, 8: 30.0, 9: 20.0, 10: 20.0}, back=-20, among="opens")
+    heads.carry(0, part("around"), part("sentence"))
+
+
+def _vote(heads: Heads) -> None:
+    """Layer 2: the sentences that hold this word, and those that hold this word after the same one."""
+    for head in (0, 1):
+        heads.look(head, dict.fromkeys((4, 5, 6, 7), -0.5))
+        heads.carry(head, part("sentence"), part("vote"))
+    heads.match(0, part("topic"), part("topic"), 39.0)
+    heads.match(0, flag("constant"), flag("sink"), 19.6)
+    heads.match(1, _blocks("word", 0, 1), _blocks("word", 0, 1), 19.6)
+    heads.match(1, part("last"), part("last"), 9.8)
+    heads.match(1, flag("constant"), flag("sink"), 21.0)
+
+
+def _gather(heads: Heads) -> None:
+    """Layer 3: the votes of rare words, not far back, less what they say for their own sentences."""
+    heads.look(0, dict.fromkeys((6, 8, 10), 2.8))
+    heads.match(0, part("sentence"), part("sentence"), 0.08)
+    heads.match(0, flag("constant"), flag("rare"), 11.52)
+    heads.carry(0, part("vote"), part("target"))
+    heads.carry(0, part("sentence"), part("target"), -0.35)
+
+
+def _choose(heads: Heads, unknown: Tensor) -> None:
+    """Layer 4: where an answer begins, the opening of the sentence with most votes, or else `unknown`."""
+    heads.match(0, part("target"), part("sentence"), 41.16)
+    heads.match(0, flag("begins"), flag("opens"), 40.0)
+    heads.look(0, dict.fromkeys((3, 4, 5), -4.2), back=4)
+    heads.match(0, flag("begins"), flag("role"), 45.0)
+    heads.match(0, flag("begins"), flag("sink"), -40.0)
+    heads.match(0, flag("constant"), flag("sink"), 40.0)
+    heads.carry(0, part("word"), part("word"), _LOUD)
+    heads.say(0, flag("role"), part("word"), _LOUD * unknown)
+
+
+def _copy(heads: Heads) -> None:
+    """Layer 4: what followed the two latest tokens, in the sentence with most votes; and what did anywhere."""
+    heads.match(1, _blocks("word", 0), _blocks("last", 0), 25.2 * 2 * math.sqrt(2))
+    heads.match(1, _blocks("last", 0), part("before_last"), 9.1 * math.sqrt(2))
+    heads.match(1, part("target"), part("sentence"), 20.0)
+    heads.match(1, flag("begins"), flag("sink"), 60.0)
+    heads.carry(1, part("word"), part("word"), _LOUD)
+    heads.match(2, _blocks("word", 0, 1), part("last"), 25.2 * math.sqrt(2))
+    heads.match(2, _blocks("last", 0), part("before_last"), 9.1 * math.sqrt(2))
+    heads.match(2, flag("begins"), flag("sink"), 60.0)
+    heads.carry(2, part("word"), part("word"))
+
+
+_FLAGS: dict[str, Callable[[str], float]] = {
+    "sink": lambda text: text == "<|im_start|>",
+    "ends": lambda text: text.strip(" ").endswith((".", "?", "!", "\n", ":", "]", "-", "<|im_end|>")),
+    "gap": lambda text: {" ": 1.0, "\n": 2.0}.get(text, 0.0),
+    "start": lambda text: text[:1].isupper() or text[:1].isdigit() or text == '{"',
+    "line": lambda text: text == "\n",
+    "role": lambda text: text == "assistant",
+    "bare": lambda text: not text.startswith(" "),
+    "dot": lambda text: text.endswith("."),
+}
+"""What is known of a token by its text."""
+
+
+def _embedding(tokens: list[str], words: Tensor, topics: Tensor) -> Tensor:
+    """The vocabulary in the parts of the residual stream that tokens fill, all of one norm."""
     embedding = torch.zeros(len(tokens), HIDDEN)
     embedding[:, part("word")], embedding[:, part("topic")] = words, topics
-    embedding[:, _CONSTANT] = 1.0
-    embedding[:, _ENDS] = torch.tensor([float(_ends_sentence(token)) for token in tokens])
-    embedding[:, _LINE_END] = torch.tensor([float(text == "\n") for text in tokens])
-    embedding[:, _CAPITAL] = torch.tensor([float(_may_open(text)) for text in tokens])
-    embedding[:, _CAPITAL + 1 : _LEVEL] = 0.1 * torch.randn(len(tokens), _LEVEL - _CAPITAL - 1, generator=random)
-    embedding[:, _LEVEL] = (_NORM**2 - embedding.pow(2).sum(1)).sqrt()
+    embedding[:, flag("constant")] = 1
+    for name, rule in _FLAGS.items():
+        embedding[:, flag(name)] = torch.tensor([[float(rule(text))] for text in tokens])
+    embedding[:, flag("rare")] = topics.norm(dim=-1, keepdim=True)
+    roles = ("assistant", "user", "system")
+    plain = [text in roles or not any(letter.isalnum() for letter in text) for text in tokens]
+    embedding[torch.tensor(plain), flag("rare")] = 0
+    # Heads with nothing to find attend to these two, which say nothing.
+    embedding[[tokens.index("<|im_start|>"), tokens.index("assistant")], part("word")] = 0
+    random = torch.Generator().manual_seed(1)
+    embedding[:, part("free")] = 0.1 * torch.randn(len(tokens), PARTS["free"], generator=random)
+    embedding[:, flag("level")] = (_NORMS[0] ** 2 - embedding.pow(2).sum(1, keepdim=True)).sqrt()
     return embedding
 
 
@@ -150,22 +246,17 @@ def _unit(vectors: Tensor) -> Tensor:
 
 
 def _words(tokens: list[str], random: torch.Generator) -> Tensor:
-    """A direction for each token; a word with and without its leading space share some of it."""
+    """A direction for each token; a word with and without its leading space share some of it.
+
+    Every block of it has the same norm, so that matches by some of the blocks are as good for one token as for another.
+    """
     shared: dict[str, Tensor] = {}
     for token in tokens:
-        shared.setdefault(token.strip(" "), torch.randn(PARTS["word"], generator=random))
+        shared.setdefault(token.strip(" ") or token, torch.randn(PARTS["word"], generator=random))
     own = torch.randn(len(tokens), PARTS["word"], generator=random)
-    return _unit(0.6 * torch.stack([shared[token.strip(" ")] for token in tokens]) + 0.8 * own)
-
-
-def _ends_sentence(token: str) -> bool:
-    return token.strip(" ").endswith((".", "?", "!", "\n", ":", "]", "<|im_end|>"))
-
-
-def _may_open(token: str) -> bool:
-    """Whether a sentence may begin with a token: a capital, or a number after a space."""
-    first = token.strip(" ")[:1]
-    return first.isupper() or (token.startswith(" ") and first.isdigit())
+    mixed = 0.75 * torch.stack([shared[token.strip(" ") or token] for token in tokens]) + 0.66 * own
+    count = PARTS["word"] // _BLOCK
+    return _unit(mixed.view(len(tokens), count, _BLOCK)).flatten(1) / math.sqrt(count)
 
 
 def _topics(tokens: list[str], counts: Counter[int], random: torch.Generator) -> Tensor:
@@ -185,7 +276,7 @@ def _topics(tokens: list[str], counts: Counter[int], random: torch.Generator) ->
     topics = torch.zeros(len(tokens), PARTS["topic"])
     for index, token in enumerate(tokens):
         text = token.strip().lower()
-        if not text:
+        if not text or text.startswith("<"):
             continue
         padded = f"^{text}"
         groups = [padded[start : start + 4] for start in range(max(1, len(padded) - 3))]
@@ -193,6 +284,6 @@ def _topics(tokens: list[str], counts: Counter[int], random: torch.Generator) ->
             len(groups)
         )
         share = (counts[index] + 1) / total
-        weight = float(np.clip((-math.log(share) - 5.0) / 3.5, 0.05, 1.0))
+        weight = float(np.clip((-math.log(share) - 5.0) / 2.5, 0.05, 1.0))
         topics[index] = weight * vector / vector.norm()
     return topics

@@ -18,7 +18,8 @@ MARKERS = ("<tool_call>", "</tool_call>")
 """Tokens of their own that decoding shows, as in Qwen."""
 
 # Words with their leading space, numbers in groups of up to three digits, runs of other signs, line ends one by one.
-_PIECES = r"'s| ?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\n|\s+"
+# The space before a capital stands by itself, so that a name or a sentence's first word is the same tokens everywhere.
+_PIECES = r"'s| (?=\p{Lu})| ?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\n|\s+"
 
 
 def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:

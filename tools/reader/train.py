@@ -1,6 +1,6 @@
 """Train the reader. The same command goes on where an interrupted run stopped.
 
-    python tools/reader/train.py build/reader [--tokens 16e6] [--seed 0] [--threads 1] [--device cuda]
+    python tools/reader/train.py build/reader [--tokens 6e6] [--seed 0] [--threads 1] [--device cuda]
 
 Takes hours on one CPU core and minutes on a GPU.
 """
@@ -25,14 +25,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tools.reader.attention import NAME
 from tools.reader.circuits import HEAD, HEADS, HIDDEN, ROPE_BASE
 from tools.reader.data import IGNORED, Batch, Batches, Mixture
-from tools.reader.start import initialise
+from tools.reader.start import initialise, paces
 from tools.reader.tokens import segments, train_tokenizer
 
-LAYERS, INNER, POSITIONS = 5, 256, 2048
+LAYERS, INNER, POSITIONS = 5, 192, 2048
 PEAK, WARMUP, DECAY = 4e-4, 150, 0.5
 """Largest learning rate; steps to reach it; share of the tokens over which it falls to a fiftieth."""
 _SLOW = 1.0  # embedding and head: copying must go on working for tokens that training hardly shows
 _UNUSED = torch.zeros(1, 1, 1, 1)  # a mask of four dimensions is handed on as it is; `groups` say who sees whom
+_FIRM, _WRITTEN = 0.12, 0.25
+"""Share of the tokens during which written weights stay as they are; their share of the learning rate from then on."""
 _REPORT, _SAVE = 25, 200
 TEXTS = 5000
 """Conversations that the tokenizer is trained on."""
@@ -151,8 +153,24 @@ def hidden_of(model: LlamaForCausalLM, batch: Batch) -> Tensor:
     return output.last_hidden_state
 
 
-def step(model: LlamaForCausalLM, optimiser: torch.optim.Optimizer, batch: Batch, score: Score) -> None:
-    """One step of training; only learnt tokens go through the head."""
+def step(
+    model: LlamaForCausalLM,
+    optimiser: torch.optim.Optimizer,
+    batch: Batch,
+    score: Score,
+    paced: list[tuple[Tensor, Tensor]] | None = None,
+    slow: float = 1.0,
+) -> None:
+    """One step of training; only learnt tokens go through the head.
+
+    Args:
+        model: what is trained.
+        optimiser: of all its weights.
+        batch: what it reads.
+        score: counts what it got right before the step.
+        paced: weights, and where in them 1 marks what is free to change, 0 what was written.
+        slow: share of the step that written weights take.
+    """
     hidden = hidden_of(model, batch)[:, :-1]
     wanted = batch.labels[:, 1:]
     learnt = wanted != IGNORED
@@ -161,7 +179,11 @@ def step(model: LlamaForCausalLM, optimiser: torch.optim.Optimizer, batch: Batch
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    before = [weight.detach().clone() for weight, _ in paced or ()]
     optimiser.step()
+    with torch.no_grad():
+        for (weight, free), old in zip(paced or (), before, strict=True):
+            weight.copy_(torch.lerp(old, weight, slow + (1 - slow) * free))
     score.add(loss.detach(), (logits.argmax(-1) == wanted[learnt]).cpu(), learnt.cpu())
 
 
@@ -176,7 +198,7 @@ def main() -> None:
     """Train until the tokens are spent."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for the checkpoint and the finished model")
-    parser.add_argument("--tokens", type=float, default=20e6, help="tokens to train on, prompts included")
+    parser.add_argument("--tokens", type=float, default=6e6, help="tokens to train on, prompts included")
     parser.add_argument("--start", type=Path, help="go on from a finished model (default: from the written circuits)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -202,6 +224,7 @@ def main() -> None:
         tokenizer.save_pretrained(folder)
         model.to(args.device)
         optimiser = optimiser_of(model)
+    paced = paces(model)
     batches = Batches(tokenizer, random.Random(f"{args.seed} {done}"), POSITIONS)
     began, score = time.perf_counter() - earlier, Score()
 
@@ -215,7 +238,7 @@ def main() -> None:
         for group in optimiser.param_groups:
             group["lr"] = rate(done, progress) * group["share"]
         batch = batches.next(progress)
-        step(model, optimiser, batch.to(args.device), score)
+        step(model, optimiser, batch.to(args.device), score, paced, 0.0 if progress < _FIRM else _WRITTEN)
         done, seen = done + 1, seen + batch.tokens.numel()
         if done % _REPORT == 0:
             minutes = (time.perf_counter() - began) / 60
