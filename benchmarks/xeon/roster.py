@@ -94,7 +94,9 @@ def find(name: str, ours: Mapping[str, object] = MappingProxyType({})) -> Peer:
         through = "engine" if peer == OURS else "chat"
         settings = {"through": through, "weights": variant or "exact", "dtype": "auto", **ours}
         dtype = fastest_dtype(cpu_flags()) if settings["dtype"] == "auto" else settings["dtype"]
-        return Peer(name, "ours", None, settings, bits=_BITS.get(variant, 32 if dtype == "float32" else 16))
+        # Exact weights, which are bfloat16 here, stay so in native steps; torch computes in what it holds.
+        exact = 32 if dtype == "float32" and not settings.get("kernels", True) else 16
+        return Peer(name, "ours", None, settings, bits=_BITS.get(variant, exact))
     if peer not in _OTHERS or variant not in _OTHERS[peer]:
         known = ["ours-WEIGHTS", "chat-WEIGHTS", *(f"{one}-{each}" for one, all_ in _OTHERS.items() for each in all_)]
         msg = f"no peer is called {name!r}: choose from {', '.join(known)}"

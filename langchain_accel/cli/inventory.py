@@ -19,6 +19,7 @@ from langchain_accel.errors import DeviceUnavailable
 from langchain_accel.runtime.registry import DEVICES, find
 
 PACKAGE = "langchain-accel"
+KERNELS = "langchain-accel-kernels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,8 @@ def report(device: str, root: Path = Path("/")) -> Report:
     except DeviceUnavailable:
         released = False
     parts = parts_of(device)
+    if device == "xeon":  # which works without, slower
+        parts.append(Part(f"{KERNELS} (optional)", installed(KERNELS), fits=True))
     missing = [] if released else [f"this release of {PACKAGE} has no {device} device yet"]
     if not hardware:
         missing.append(f"no {device} hardware is on this machine, or its driver is not loaded")

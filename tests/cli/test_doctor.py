@@ -82,6 +82,15 @@ def test_hardware_is_read_from_the_kernels_files(tmp_path: Path) -> None:
     assert inventory.hardware_of("inferentia", tmp_path) == ("1 Neuron device", None, "2.19.64.0")
 
 
+def test_the_kernels_are_named_and_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutant seen to fail: a machine without them is not ready."""
+    honest = inventory.installed
+    monkeypatch.setattr(inventory, "installed", lambda name: None if name == inventory.KERNELS else honest(name))
+    report = inventory.report("xeon")
+    assert {part.requirement: part.installed for part in report.parts}["langchain-accel-kernels (optional)"] is None
+    assert not any("software" in what for what in report.missing)
+
+
 def test_software_is_compared_with_what_the_extra_asks_for() -> None:
     """Mutant seen to fail: any version taken."""
     lines = [
