@@ -1,6 +1,7 @@
-"""The Xeon device's eager path against transformers' own `generate`, in one interleaved run.
+"""The Xeon device, natively or by torch, against transformers' own `generate`, in one interleaved run.
 
-    python benchmarks/xeon_eager.py [--shape 135m|360m] [--weights exact|int8] [--threads 1] [--repeats 3] [--json FILE]
+    python benchmarks/xeon_eager.py [--shape 135m|360m] [--weights exact|int8|int4] [--torch] [--threads 1]
+        [--repeats 3] [--json FILE]
 
 A random-weight Llama of SmolLM2's shape, greedy, no end of sequence, in the dtype this CPU is fast at for both. Three
 workloads: *single* (one 256-token prompt, 64 new tokens), *batch* (8 unequal prompts of about 128 tokens, 64 new
@@ -90,7 +91,10 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="135m")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=fastest_dtype(cpu_flags()))
-    parser.add_argument("--weights", choices=("exact", "int8"), default="exact", help="ours; transformers' are exact")
+    parser.add_argument(
+        "--weights", choices=("exact", "int8", "int4"), default="exact", help="ours; transformers' are exact"
+    )
+    parser.add_argument("--torch", action="store_true", help="ours by torch alone, without native steps")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="also write every measurement to this file")
     args = parser.parse_args()
@@ -100,7 +104,8 @@ def main() -> None:
         plan = Plan("xeon", str(folder), rows=8, max_len=1024, dtype=args.dtype)
 
         def open_device(progress: Progress) -> object:
-            return load(plan, Options(weights=args.weights, threads=args.threads), progress=progress)
+            options = Options(weights=args.weights, kernels=not args.torch, threads=args.threads)
+            return load(plan, options, progress=progress)
 
         engine = Engine(open_device, NoText(), eos_ids=frozenset())
         theirs = peers.transformers(folder, args.dtype)
@@ -108,7 +113,8 @@ def main() -> None:
         answers = {peers.OURS: peers.ours(engine), "transformers": theirs}
         measured = measuring.compare(answers, workloads, args.repeats)
         engine.close()
-    ran = f"{args.dtype}, ours {args.weights}, {args.threads} thread(s), {args.repeats} runs"
+    ours = f"{args.weights}{' by torch' if args.torch else ''}"
+    ran = f"{args.dtype}, ours {ours}, {args.threads} thread(s), {args.repeats} runs"
     print(f"SmolLM2-{args.shape} shape, random weights, {ran}")
     print(f"{'workload':10} {'peer':16} {'CPU s':>8} {'wall s':>8} {'ratio of CPU time':>18}")
     for one in measured:
