@@ -1,7 +1,7 @@
 """Measures what models take of this machine's memory once loaded: `python -m tests.cli.resident ROWS MAX_LEN FOLDER...`
 
 A first folder is loaded and closed unmeasured, so that imports and thread pools are not counted. Prints a JSON list of
-the bytes that each further one adds to the process, with every column of its KV cache written.
+the bytes that each further one adds to the process, computed by torch, with every column of its KV cache written.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def resident() -> int:
 
 
 def loaded(folder: str, rows: int, max_len: int) -> Device:
-    device = xeon.load(Plan("xeon", folder, rows=rows, max_len=max_len, dtype="float32"), xeon.Options(threads=1))
+    plan = Plan("xeon", folder, rows=rows, max_len=max_len, dtype="float32")
+    device = xeon.load(plan, xeon.Options(threads=1, kernels=False))
     with torch.inference_mode():  # the tensors were made in it
         for keys, values in device._attention.arena.layers.values():
             keys.zero_()

@@ -122,7 +122,8 @@ def test_a_plan_is_within_five_percent_of_what_is_measured(small: dict[str, Path
     )
     assert done.returncode == 0, done.stderr
     for folder, measured in zip(models, json.loads(done.stdout.splitlines()[-1]), strict=True):
-        plan = Plan("xeon", str(folder), rows=rows, max_len=max_len, dtype="float32")
+        options = xeon.Options(kernels=False)
+        plan = Plan("xeon", str(folder), rows=rows, max_len=max_len, dtype="float32", options=options)
         found = planning.outlook(plan, targets.find("xeon"))
         print(f"{folder.name}: measured {measured / 2**20:.1f} MiB, planned {found.weights / 2**20:.1f} + "
               f"{found.cache / 2**20:.1f}")  # fmt: skip
@@ -171,7 +172,7 @@ def test_inferentia_refuses_what_the_plan_says_does_not_fit(tmp_path: Path) -> N
 
 
 def test_ranks_share_one_machine_and_accelerators_do_not(small: dict[str, Path]) -> None:
-    plan = Plan("xeon", str(small["llama"]), max_len=64, dtype="float32")
+    plan = Plan("xeon", str(small["llama"]), max_len=64, dtype="float32", options=xeon.Options(kernels=False))
     here = targets.Target("xeon", None, 8 * GIB, 1.0, "rank")
     one, two = (planning.outlook(replace(plan, tensor_parallel_size=ranks), here) for ranks in (1, 2))
     assert two.usable == one.usable // 2

@@ -48,10 +48,12 @@ class Counters:
         self.recipes = recipes
 
     def publish(self) -> None:
-        """Write the counts to the file; several ranks write one each."""
+        """Write the counts to the file, whole for whoever reads it meanwhile; several ranks write one each."""
         if FILE:
             counts = {**vars(self), "recipes": len(self.recipes)}
-            Path(FILE + os.environ.get("RANK", "")).write_text(json.dumps(counts))
+            scratch = Path(f"{FILE}{os.environ.get('RANK', '')}.part")
+            scratch.write_text(json.dumps(counts))
+            scratch.replace(scratch.with_suffix(""))
 
 
 COUNTERS = Counters()
