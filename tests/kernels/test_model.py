@@ -20,13 +20,10 @@ from langchain_accel.devices import xeon
 from langchain_accel.devices.base import Device, Plan
 from langchain_accel.devices.native import members
 from langchain_accel.devices.native.device import NativeDevice
-from langchain_accel.devices.processors import cpu_flags
-from langchain_accel.devices.torch_rows import quantised
 from langchain_accel.errors import PlanRejected
 from tests.kernels.holding import hold_what_kernels_hold
 from tests.tiny_models import ARCHITECTURES, VOCABULARY, make
 
-needs_vnni = pytest.mark.skipif(not quantised._INSTRUCTIONS.intersection(cpu_flags()), reason="no 8-bit instructions")
 WIDE = {"head_dim": 16, "hidden_size": 96, "intermediate_size": 112}
 SET = kernels.instructions()
 WEIGHTS = ("exact", "int8", "int4")

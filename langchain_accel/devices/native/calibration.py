@@ -50,8 +50,10 @@ def tokens_of(folder: Path, vocabulary: int) -> IntArray:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception:  # noqa: BLE001  whatever is wrong with it, the runtime will say; importance is no reason to fail
-        return np.random.default_rng(0).integers(0, vocabulary, _MOST_TOKENS)
-    return np.array(tokenizer(TEXT)["input_ids"][:_MOST_TOKENS])
+        known = []
+    else:
+        known = [token for token in tokenizer(TEXT)["input_ids"] if token < vocabulary]  # which may lack added ones
+    return np.array(known[:_MOST_TOKENS] or np.random.default_rng(0).integers(0, vocabulary, _MOST_TOKENS))
 
 
 def importance(model: Any, tokens: IntArray) -> dict[str, Logits]:
