@@ -5,8 +5,9 @@
     logits = model.step(tokens, rows, columns, wanted)
     numbers = Parts(threads=4).linear(linear, tokens)  # one product, for a model whose steps another library runs
 
-Kernels for AVX2 and for AVX512-VNNI are built in, and chosen when the package is imported; the environment variable
-LANGCHAIN_ACCEL_INSTRUCTIONS (`avx2` or `avx512vnni`) overrides the choice.
+Kernels for AVX2, AVX512-VNNI and AMX are built in, and what the processor has is chosen when a model is made; the
+environment variable LANGCHAIN_ACCEL_INSTRUCTIONS (`avx2`, `avx512vnni` or `amx`) overrides the choice. `amx_emulated`
+computes AMX's registers in plain code, slowly: it is there for the tests.
 """
 
 from __future__ import annotations

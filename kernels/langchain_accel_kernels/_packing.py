@@ -55,7 +55,7 @@ class PackedLinear:
 
 
 def instructions() -> str | None:
-    """Return the instruction set in use, `"avx512vnni"` or `"avx2"`; None where the processor has neither."""
+    """Return the instruction set in use, `"amx"`, `"avx512vnni"` or `"avx2"`; None where the processor has none."""
     name: bytes | None = library.accel_instructions()
     return None if name is None else name.decode()
 

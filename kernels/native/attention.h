@@ -17,7 +17,8 @@ constexpr float NEVER = -1e30f;
 struct Query {
   const float *numbers; // [width]
   float *out;           // [width], not yet divided by the sum of its weights
-  float *most, *total;  // running maximum and sum
+  float *most;          // running maximum
+  float *total;         // [STEP], which add up to the running sum
   int32_t first, last;  // columns it sees
   const float *bias;    // of its head, for each column; null for none
 };
@@ -30,7 +31,8 @@ template <typename Number> struct Near {
 
 // Scores of `N` queries at `WIDE` registers of neighbouring columns, the first of them `column` of the block.
 template <int N, typename Number>
-inline void scores(const Query *queries, const Number *keys, int width, int column, float (*out)[COLUMNS]) {
+inline void scores(const Query *queries, const Number *keys, int width, float scaling, int column,
+                   float (*out)[COLUMNS]) {
   Floats found[N][WIDE] = {};
   const Number *from[WIDE];
   for (int w = 0; w < WIDE; w++) {
@@ -43,7 +45,7 @@ inline void scores(const Query *queries, const Number *keys, int width, int colu
       for (int n = 0; n < N; n++) found[n][w] += queries[n].numbers[i] * key;
     }
   for (int n = 0; n < N; n++)
-    for (int w = 0; w < WIDE; w++) store(out[n] + column + w * STEP, found[n][w]);
+    for (int w = 0; w < WIDE; w++) store(out[n] + column + w * STEP, found[n][w] * scaling);
 }
 
 // Adds `WIDTH` registers of the values, weighted.
@@ -65,38 +67,43 @@ inline void gather(const Query *queries, const Number *values, int width, int fi
 template <int N, typename Number>
 void block(const Query *queries, const Near<Number> &near, int width, float scaling, float soft_cap, int column,
            int count, float (*weights)[COLUMNS]) {
-  for (int at = 0; at < COLUMNS; at += WIDE * STEP) scores<N>(queries, near.keys, width, at, weights);
+  for (int at = 0; at < COLUMNS; at += WIDE * STEP) scores<N>(queries, near.keys, width, scaling, at, weights);
   Ints along;
   for (int i = 0; i < STEP; i++) along[i] = i;
+  const auto change = [&](int n, auto how) {
+    for (int i = 0; i < COLUMNS; i += STEP) store(weights[n] + i, how(load(weights[n] + i), i));
+  };
+  const auto hide = [&](int n, float value) { // in columns that the query does not see
+    const Query &query = queries[n];
+    if (query.first <= column && query.last >= column + COLUMNS - 1) return;
+    change(n, [&](Floats there, int i) {
+      const Ints at = along + (column + i), seen = (at >= query.first) & (at <= query.last);
+      return seen ? there : all(value);
+    });
+  };
+  // Each loop is over all queries: what one of them waits for, another one does not.
+  float now[N], before[N];
   for (int n = 0; n < N; n++) {
-    const bool whole = queries[n].first <= column && queries[n].last >= column + COLUMNS - 1; // all columns are seen
-    Floats most = all(NEVER);
-    for (int i = 0; i < COLUMNS; i += STEP) {
-      Floats score = load(weights[n] + i) * scaling;
-      if (near.key_scales) score *= load(near.key_scales + i);
-      if (soft_cap != 0) score = soft_cap * hyperbolic_tangent(score / soft_cap);
-      if (queries[n].bias) score += load(queries[n].bias + column + i);
-      if (!whole) {
-        const Ints at = along + (column + i), seen = (at >= queries[n].first) & (at <= queries[n].last);
-        score = seen ? score : all(NEVER);
-      }
-      most = largest(most, score);
-      store(weights[n] + i, score);
-    }
-    const float before = *queries[n].most, now = maximum(most) > before ? maximum(most) : before;
-    Floats total{};
-    for (int i = 0; i < COLUMNS; i += STEP) {
-      Floats score = load(weights[n] + i);
-      Floats weight = exponential(score - now);
-      if (!whole) weight = score == NEVER ? all(0) : weight;
-      total += weight;
-      store(weights[n] + i, near.value_scales ? weight * load(near.value_scales + i) : weight);
-    }
-    const float fade = exponential(all(before - now))[0];
-    *queries[n].most = now;
-    *queries[n].total = *queries[n].total * fade + sum(total);
-    if (before != now)
+    if (near.key_scales) change(n, [&](Floats score, int i) { return score * load(near.key_scales + i); });
+    if (soft_cap != 0) change(n, [&](Floats score, int) { return soft_cap * hyperbolic_tangent(score / soft_cap); });
+    if (queries[n].bias) change(n, [&](Floats score, int i) { return score + load(queries[n].bias + column + i); });
+    hide(n, NEVER);
+    Floats most = all(before[n] = *queries[n].most);
+    for (int i = 0; i < COLUMNS; i += STEP) most = largest(most, load(weights[n] + i));
+    *queries[n].most = now[n] = maximum(most);
+  }
+  for (int n = 0; n < N; n++) {
+    Floats total = load(queries[n].total);
+    if (now[n] != before[n]) {
+      const Floats fade = exponential(all(before[n] - now[n]));
+      total *= fade;
       for (int i = 0; i < width; i += STEP) store(queries[n].out + i, load(queries[n].out + i) * fade);
+    }
+    change(n, [&](Floats score, int) { return exponential(score - now[n]); });
+    hide(n, 0);
+    for (int i = 0; i < COLUMNS; i += STEP) total += load(weights[n] + i);
+    store(queries[n].total, total);
+    if (near.value_scales) change(n, [&](Floats weight, int i) { return weight * load(near.value_scales + i); });
   }
   int first = 0;
   for (; first + WIDE * STEP <= width; first += WIDE * STEP)
@@ -119,9 +126,9 @@ void attend_to(const Shape &shape, const Layer &layer, const Cache &cache, const
                int64_t stride, float *out, float *scratch) {
   const int width = shape.width, group = shape.heads / shape.kv_heads, rows = task.count * group;
   const int64_t strip = (static_cast<int64_t>(task.lane.row) * shape.kv_heads + task.kv_head) * cache.columns;
-  float *most = scratch, *total = scratch + rows;
-  float(*weights)[COLUMNS] = reinterpret_cast<float(*)[COLUMNS]>(scratch + 2 * rows);
-  float *const block_scratch = scratch + 2 * rows + 16 * COLUMNS;
+  float(*weights)[COLUMNS] = reinterpret_cast<float(*)[COLUMNS]>(scratch); // whole lines of the cache first
+  float *const block_scratch = scratch + QUERIES * COLUMNS, *const total = block_scratch + 2 * COLUMNS * width;
+  float *const most = total + static_cast<int64_t>(rows) * STEP;
   const auto query = [&](int index) {
     const int token = task.first + index / group, head = task.kv_head * group + index % group;
     const int64_t packed = task.lane.offset + token;
@@ -129,14 +136,14 @@ void attend_to(const Shape &shape, const Layer &layer, const Cache &cache, const
     return Query{qkv + packed * stride + static_cast<int64_t>(head) * width,
                  out + (packed * shape.heads + head) * width,
                  most + index,
-                 total + index,
+                 total + static_cast<int64_t>(index) * STEP,
                  layer.window && last >= layer.window ? last - layer.window + 1 : 0,
                  last,
                  layer.column_bias ? layer.column_bias + head * cache.columns : nullptr};
   };
   for (int index = 0; index < rows; index++) {
     most[index] = NEVER;
-    total[index] = 0;
+    store(query(index).total, Floats{});
     memset(query(index).out, 0, static_cast<size_t>(width) * sizeof(float));
   }
   const int end = task.lane.start + task.first + task.count;
@@ -174,9 +181,11 @@ void attend_to(const Shape &shape, const Layer &layer, const Cache &cache, const
     else
       each_query(near);
   }
-  for (int index = 0; index < rows; index++)
-    for (int i = 0; i < width; i += STEP)
-      store(query(index).out + i, load(query(index).out + i) / total[index]);
+  for (int index = 0; index < rows; index++) {
+    const Query done = query(index);
+    const float whole = sum(load(done.total));
+    for (int i = 0; i < width; i += STEP) store(done.out + i, load(done.out + i) / whole);
+  }
 }
 
 void attend(const Shape &shape, const Layer &layer, const Cache &cache, const Task &task, const float *qkv,

@@ -7,18 +7,6 @@
 
 namespace accel {
 
-const Kernels &kernels_here() {
-  const char *asked = std::getenv("LANGCHAIN_ACCEL_INSTRUCTIONS");
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool vnni = avx2 && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
-                    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  const std::string name = asked && *asked ? asked : vnni ? "avx512vnni" : "avx2";
-  if (name == "avx512vnni" && vnni) return kernels_avx512vnni();
-  if (name == "avx2" && avx2) return kernels_avx2();
-  throw std::runtime_error("this processor has no instructions " + name + "; the kernels need avx2 and fma");
-}
-
 Model::Model(const Shape &shape, int threads)
     : shape_(shape), kernels_(kernels_here()), threads_(threads), layers_(static_cast<size_t>(shape.layers)) {
   const int64_t columns = up(shape.max_len, COLUMNS);
@@ -49,11 +37,7 @@ void Model::grow(int count) {
   hidden_.reset(allocate<float>(static_cast<int64_t>(count) * shape_.hidden));
   wide_.reset(allocate<float>(count * std::max<int64_t>(qkv, 2 * shape_.inner)));
   attended_.reset(allocate<float>(count * attended));
-  numbers_.reset(allocate<float>(count * widest));
-  levels_.reset(allocate<int8_t>(2 * count * widest));
-  scales_.reset(allocate<float>(2 * count));
-  sums_.reset(allocate<int32_t>(2 * count));
-  rest_.reset(allocate<uint8_t>(count));
+  room_.reserve(count, widest);
   scratch_stride_ = std::max({task_scratch(shape_), widest, up(linear_scratch(widest) / 4, 16)});
   scratch_.reset(allocate<float>(threads_.count() * scratch_stride_));
   capacity_ = count;
@@ -77,9 +61,7 @@ void Model::step(int count, const int32_t *tokens, const int32_t *rows, const in
   const std::vector<Task> tasks = tasks_of(shape_, lanes);
   const int64_t attended = static_cast<int64_t>(shape_.heads) * shape_.width;
   const int64_t qkv = attended + 2 * static_cast<int64_t>(shape_.kv_heads) * shape_.width;
-  const auto inputs = [&](const Linear &layer) {
-    return Inputs{numbers_.get(), levels_.get(), scales_.get(), sums_.get(), rest_.get(), up(layer.inputs, 64), capacity_};
-  };
+  std::vector<int32_t> rests(4 * layers_.size() + 1); // of each product
   std::vector<std::atomic<size_t>> taken(layers_.size());
   for (auto &counter : taken) counter.store(0);
 
@@ -92,8 +74,9 @@ void Model::step(int count, const int32_t *tokens, const int32_t *rows, const in
       });
       threads_.meet();
     };
+    int32_t *left = rests.data(); // of the next product
     const auto product = [&](const Linear &layer, int64_t total, float *out, int64_t stride, bool add) {
-      const Inputs in = inputs(layer);
+      const Inputs in = room_.of(layer, left++);
       share(thread, threads, panels(layer), [&](int64_t first, int64_t last) {
         kernels_.linear(layer, in, total, static_cast<int>(first), static_cast<int>(last), out, stride, add,
                         add ? shape_.residual_factor : 1, scratch);
@@ -101,7 +84,7 @@ void Model::step(int count, const int32_t *tokens, const int32_t *rows, const in
       threads_.meet();
     };
     const auto give = [&](const Linear &layer, const float *numbers, int64_t token) {
-      kernels_.give(layer, numbers, inputs(layer), token);
+      kernels_.give(layer, numbers, room_.of(layer, left), token);
     };
     const auto normed = [&](const float *weight, const Linear &layer, int64_t token, int64_t slot) {
       kernels_.normalise(hidden_.get() + token * shape_.hidden, weight, shape_.hidden, shape_.epsilon, scratch);

@@ -39,13 +39,9 @@ private:
   Ends ends_{};
   std::vector<Cache> caches_;
   std::vector<Buffer<char>> arena_;
-  int capacity_ = 0, logits_capacity_ = 0;
+  int capacity_ = 0;
   Buffer<float> hidden_, wide_, attended_, scratch_; // residual stream; qkv or gate and up; attention's output
-  Buffer<float> numbers_;
-  Buffer<int8_t> levels_;
-  Buffer<float> scales_;
-  Buffer<int32_t> sums_;
-  Buffer<uint8_t> rest_;
+  Room room_;
   int64_t scratch_stride_ = 0;
 };
 

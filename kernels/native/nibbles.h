@@ -16,48 +16,53 @@ constexpr int NIBBLE = 8;  // what levels are stored with
 constexpr int MOST = 15;   // largest factor
 static_assert(GROUP == 16, "sums of a group's products fit in 16 bits");
 
-#ifdef __AVX512F__
-constexpr int FEW = 6; // tokens that read 4-bit weights as they lie: two sums each, for the group and for all
+// Tokens that read 4-bit weights as they lie: so many at once, each with two sums, for the group and for all; and in all.
+#ifdef ACCEL_TILES
+constexpr int FEW = 1, DIRECT = 1;
+#elif defined(__AVX512F__)
+constexpr int FEW = 6, DIRECT = 12;
 #else
-constexpr int FEW = 2;
+constexpr int FEW = 2, DIRECT = 4;
 #endif
+static_assert(DIRECT <= BESIDE && DIRECT <= STEP, "their levels lie side by side");
 
-// One token against a panel: where its levels are and what becomes of the sums.
-struct Line {
-  const int8_t *levels;
-  int32_t *groups; // for 4-bit weights: sums of the levels of each group
-  float scale;
-  int32_t zero; // what the weight's offset adds to each sum
-  float *out;
-  bool rest;
-};
-
-void sum_groups(const int8_t *levels, int inputs, int32_t *groups) {
-  for (int group = 0; group < inputs / GROUP; group++) {
-    int32_t total = 0;
-    for (int i = 0; i < GROUP; i++) total += levels[group * GROUP + i];
-    groups[group] = total;
+// For each group the sums of its levels, `STEP` tokens side by side.
+void sum_groups(const int32_t *units, int inputs, int32_t *groups) {
+  for (int group = 0; group < inputs / GROUP; group++, groups += STEP) {
+    Ints total{};
+    for (int unit = 0; unit < GROUP / 4; unit++, units += BESIDE)
+      total = dot_small(total, Ints{} + 0x01010101, load_bytes(reinterpret_cast<const uint8_t *>(units)));
+    memcpy(groups, &total, sizeof total);
   }
 }
 
-// `TOKENS` lines against `VECTORS` vectors of a panel, from the `first` on.
+// Calls `work(token, v)` for each of a tile's sums; unrolled, or this compiler would keep them in memory.
+template <int TOKENS, typename Work> inline void each_sum(Work work) {
+#pragma GCC unroll 12
+  for (int token = 0; token < TOKENS; token++)
+#pragma GCC unroll 2
+    for (int v = 0; v < VECTORS; v++) work(token, v);
+}
+
+// `TOKENS` tokens against `VECTORS` vectors of a panel, from the `first` on.
 template <int TOKENS>
-inline void nibble_tile(const uint8_t *block, int first, int blocks, const Line *lines, Ints (*sums)[VECTORS]) {
-  Ints found[TOKENS][VECTORS] = {};
+inline void nibble_tile(const uint8_t *block, int first, int blocks, const int32_t *units, const int32_t *groups,
+                        Ints (*sums)[VECTORS]) {
+  Ints found[TOKENS][VECTORS];
+  each_sum<TOKENS>([&](int token, int v) { found[token][v] = Ints{}; });
   const int8_t *factors = reinterpret_cast<const int8_t *>(block) + first * STEP;
   const uint8_t *pairs = block + BLOCK / GROUP * PANEL + 4 * first * STEP;
-  for (int group = 0; group < blocks * BLOCK / GROUP; group++) {
-    for (int line = 0; TOKENS == 1 && line < 5; line++) __builtin_prefetch(pairs + AHEAD + 64 * line);
+  for (int group = 0; group < blocks * BLOCK / GROUP; group++, groups += STEP) {
+    for (int line = 0; line < 5; line++) __builtin_prefetch(pairs + AHEAD + 64 * line);
     Ints within[TOKENS][VECTORS];
     for (int token = 0; token < TOKENS; token++)
-      for (int v = 0; v < VECTORS; v++) within[token][v] = Ints{} - NIBBLE * lines[token].groups[group];
-    for (int pair = 0; pair < 2; pair++, pairs += 4 * PANEL)
+      for (int v = 0; v < VECTORS; v++) within[token][v] = Ints{} - NIBBLE * groups[token];
+    for (int pair = 0; pair < 2; pair++, pairs += 4 * PANEL, units += 2 * BESIDE)
       for (int v = 0; v < VECTORS; v++) {
         const Ints both = load_bytes(pairs + 4 * STEP * v), lower = both & 0x0f0f0f0f, upper = both >> 4 & 0x0f0f0f0f;
         for (int token = 0; token < TOKENS; token++) {
-          int32_t four[2];
-          memcpy(four, lines[token].levels + GROUP * group + 8 * pair, 8);
-          within[token][v] = dot_small(dot_small(within[token][v], lower, four[0]), upper, four[1]);
+          const Ints even = Ints{} + units[token], odd = Ints{} + units[BESIDE + token];
+          within[token][v] = dot_small(dot_small(within[token][v], lower, even), upper, odd);
         }
       }
     for (int v = 0; v < VECTORS; v++) {
@@ -68,7 +73,7 @@ inline void nibble_tile(const uint8_t *block, int first, int blocks, const Line 
     factors += PANEL;
     if (group % 2) factors += BLOCK / 2 * PANEL, pairs += BLOCK / GROUP * PANEL; // on to the next block
   }
-  memcpy(sums, found, sizeof found);
+  each_sum<TOKENS>([&](int token, int v) { sums[token][v] = found[token][v]; });
 }
 
 // Writes a panel as 8-bit weights, and returns where.
@@ -80,6 +85,7 @@ const uint8_t *expand(const uint8_t *block, int blocks, uint8_t *out) {
       for (int pair = 0; pair < 2; pair++, out += 8 * PANEL) {
         const int8_t *held = reinterpret_cast<const int8_t *>(block) + group * PANEL;
         const uint8_t *pairs = block + BLOCK / GROUP * PANEL + (2 * group + pair) * 4 * PANEL;
+        for (int line = 0; line < 3; line++) __builtin_prefetch(pairs + AHEAD + 64 * line);
         for (int v = 0; v < PANEL / STEP; v++) {
           const Ints factor = widened(held + STEP * v) & 0xffff;
           const Shorts factors = (Shorts)(factor | factor << 16), offset = 128 - NIBBLE * factors;
@@ -101,7 +107,7 @@ struct Groups {
 
   inline Floats level(int input, Floats inverse) const {
     const Floats near = nearest(weights[input] * inverse), low = all(-NIBBLE), high = all(NIBBLE - 1);
-    return near < low ? low : near > high ? high : near;
+    return smallest(high, largest(low, near));
   }
 
   // Finds the factor of -MOST to MOST with the least sum of importance * error^2.
@@ -110,7 +116,7 @@ struct Groups {
     for (const Floats &weight : weights) extreme = magnitude(weight) > magnitude(extreme) ? weight : extreme;
     const auto attempt = [&](Floats aim, float off) {
       const Floats size = nearest(magnitude(aim)) + off, one = all(1), most = all(MOST);
-      const Floats bounded = size < one ? one : size > most ? most : size, tried = aim < 0.f ? -bounded : bounded;
+      const Floats bounded = smallest(most, largest(one, size)), tried = aim < 0.f ? -bounded : bounded;
       const Floats step = tried * scale, inverse = 1.f / step;
       Floats error{};
       for (int i = 0; i < GROUP; i++) {

@@ -8,20 +8,10 @@ namespace accel {
 Parts::Parts(int threads) : kernels_(kernels_here()), threads_(threads) {}
 
 void Parts::linear(const Linear &layer, const float *in, int64_t tokens, float *out) {
-  const int64_t stride = up(layer.inputs, 64);
-  if (tokens * stride > numbers_size_) {
-    numbers_size_ = tokens * stride;
-    numbers_.reset(allocate<float>(numbers_size_));
-    levels_.reset(allocate<int8_t>(2 * numbers_size_));
-  }
-  if (tokens > tokens_) {
-    tokens_ = tokens;
-    scales_.reset(allocate<float>(2 * tokens));
-    sums_.reset(allocate<int32_t>(2 * tokens));
-    rest_.reset(allocate<uint8_t>(tokens));
-  }
+  room_.reserve(tokens, layer.inputs);
   reserve(up(linear_scratch(layer.inputs) / 4, 16));
-  const Inputs inputs{numbers_.get(), levels_.get(), scales_.get(), sums_.get(), rest_.get(), stride, tokens};
+  int32_t rests = 0;
+  const Inputs inputs = room_.of(layer, &rests);
   threads_.run([&](int thread) {
     share(thread, threads_.count(), tokens, [&](int64_t first, int64_t last) {
       for (int64_t token = first; token < last; token++) kernels_.give(layer, in + token * layer.inputs, inputs, token);

@@ -22,11 +22,9 @@ private:
 
   const Kernels &kernels_;
   Threads threads_;
-  int64_t tokens_ = 0, numbers_size_ = 0, scratch_stride_ = 0; // that there is room for
-  Buffer<float> numbers_, scales_, scratch_;
-  Buffer<int8_t> levels_;
-  Buffer<int32_t> sums_;
-  Buffer<uint8_t> rest_;
+  int64_t scratch_stride_ = 0;
+  Buffer<float> scratch_;
+  Room room_;
 };
 
 } // namespace accel

@@ -6,8 +6,14 @@
 namespace accel {
 namespace {
 
+// Puts a token among the `SIDE` ones it is multiplied with.
+template <int SIDE> inline void lay(const void *line, const Inputs &out, int64_t slot, int64_t units) {
+  int32_t *to = out.units + slot / SIDE * SIDE * out.stride + slot % SIDE;
+  for (int64_t unit = 0; unit < units; unit++) memcpy(to + unit * SIDE, static_cast<const char *>(line) + 4 * unit, 4);
+}
+
 // Rounds numbers to `LEVELS` levels of the returned scale; `sum` is that of the levels.
-inline float to_levels(const float *numbers, int size, int8_t *levels, int32_t *sum, int64_t stride) {
+inline float to_levels(const float *numbers, int size, int8_t *levels, int32_t *sum) {
   Floats most = all(1.17549435e-38f);
   for (int i = 0; i < size; i += STEP) most = largest(most, magnitude(load(numbers + i)));
   const float scale = maximum(most) / LEVELS > 1.17549435e-38f ? maximum(most) / LEVELS : 1.17549435e-38f;
@@ -18,25 +24,28 @@ inline float to_levels(const float *numbers, int size, int8_t *levels, int32_t *
     total += level;
     *reinterpret_cast<Bytes *>(levels + i) = __builtin_convertvector(level, Bytes);
   }
-  memset(levels + size, 0, static_cast<size_t>(stride - size));
   *sum = 0;
   for (int i = 0; i < STEP; i++) *sum += total[i];
   return scale;
 }
 
 void quantise(const float *numbers, int size, const Inputs &out, int64_t token) {
-  int8_t *levels = out.levels + token * out.stride;
-  float &scale = out.scales[token] = to_levels(numbers, size, levels, out.sums + token, out.stride);
+  int8_t *levels = static_cast<int8_t *>(__builtin_alloca(static_cast<size_t>(4 * out.stride)));
+  memset(levels + size, 0, static_cast<size_t>(4 * out.stride - size));
+  float &scale = out.scales[token] = to_levels(numbers, size, levels, out.sums + token);
+  lay<BESIDE>(levels, out, token, out.stride);
   Floats squares{};
   for (int i = 0; i < size; i += STEP) squares += load(numbers + i) * load(numbers + i);
   const float mean = sum(squares) / size;
-  out.rest[token] = scale * LEVELS > OUTLIER * std::sqrt(mean);
+  const bool left = scale * LEVELS > OUTLIER * std::sqrt(mean);
   if (!std::isfinite(mean)) scale = NAN; // levels of what is no number would make numbers of it
-  if (!out.rest[token]) return;
-  const int64_t slot = out.capacity + token;
-  float *rest = static_cast<float *>(__builtin_alloca(size * sizeof(float)));
-  for (int i = 0; i < size; i++) rest[i] = numbers[i] - levels[i] * scale;
-  out.scales[slot] = to_levels(rest, size, out.levels + slot * out.stride, out.sums + slot, out.stride);
+  if (!left) return;
+  const int64_t rest = __atomic_fetch_add(out.rests, 1, __ATOMIC_RELAXED), slot = out.capacity + rest;
+  out.owners[rest] = static_cast<int32_t>(token);
+  float *numbers_left = static_cast<float *>(__builtin_alloca(static_cast<size_t>(size) * sizeof(float)));
+  for (int i = 0; i < size; i++) numbers_left[i] = numbers[i] - levels[i] * scale;
+  out.scales[slot] = to_levels(numbers_left, size, levels, out.sums + slot);
+  lay<BESIDE>(levels, out, slot, out.stride);
 }
 
 // Root-mean-square norm (Zhang and Sennrich 2019, arXiv:1910.07467).

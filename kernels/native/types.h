@@ -7,6 +7,7 @@ namespace accel {
 
 constexpr int LANES = 16;   // columns of a block of keys; what widths must be multiples of
 constexpr int PANEL = 32;   // outputs of a weight that lie together
+constexpr int SLOTS = 96;   // room for tokens is made in multiples of it, which are whole tiles of any instruction set
 constexpr int COLUMNS = 64; // KV-cache columns that attention takes at a time
 constexpr int GROUP = 16;   // inputs of a 4-bit weight that share a factor
 constexpr int BLOCK = 32;   // inputs whose factors and nibbles lie together
@@ -30,16 +31,17 @@ struct Linear {
   int32_t dtype;
 };
 
-// Tokens as products take them: as 8-bit levels or as they are, after the weight. Of levels, slot t is token t; slot
-// `capacity + t` is what rounding left of it, where `rest[t]` is set.
+// Tokens as products take them: in units of four bytes, which hold a number or four levels, after the weight. The units
+// of some slots lie side by side, so that a product reads them one after the other: how many is up to the instruction
+// set. Slot t is token t; the slots from `capacity` on are what rounding left of some.
 struct Inputs {
-  float *numbers; // [capacity][stride]
-  int8_t *levels; // [2 * capacity][stride]
-  float *scales;  // [2 * capacity]
-  int32_t *sums;  // [2 * capacity], of the levels of a slot
-  uint8_t *rest;  // [capacity]
+  int32_t *units;  // [slots / beside][stride][beside]
+  float *scales;   // [slots], of levels, as are the following
+  int32_t *sums;   // [slots], of the levels of a slot
+  int32_t *owners; // [capacity]: the token that slot `capacity + i` is left of
+  int32_t *rests;  // how many tokens have something left
   int64_t stride;
-  int64_t capacity;
+  int64_t capacity; // a multiple of SLOTS
 };
 
 // Numbers of a decoder of Llama's family.
@@ -99,13 +101,15 @@ struct Kernels {
 
 const Kernels &kernels_avx2();
 const Kernels &kernels_avx512vnni();
+const Kernels &kernels_amx();
+const Kernels &kernels_amx_emulated();
 
 // Bytes of scratch that `linear` wants for a layer of so many inputs.
 constexpr int64_t linear_scratch(int64_t inputs) { return (inputs + BLOCK) * PANEL; }
 
 // Floats of scratch that `attend` wants for a task of so many query rows, in heads of a width.
 constexpr int64_t attend_scratch(int64_t query_rows, int64_t width) {
-  return 2 * query_rows + 16 * COLUMNS + 2 * COLUMNS * width;
+  return 6 * COLUMNS + 2 * COLUMNS * width + 17 * query_rows;
 }
 
 } // namespace accel

@@ -14,7 +14,13 @@ constexpr int STEP = 16; // numbers of a register
 constexpr int STEP = 8;
 #endif
 static_assert(LANES % STEP == 0, "blocks of the KV cache hold whole registers");
-constexpr int AHEAD = 2048; // bytes of a weight that are fetched before they are needed
+constexpr int TILE = 12; // tokens whose numbers lie side by side
+#ifdef ACCEL_TILES
+constexpr int BESIDE = 1; // and whose levels do
+#else
+constexpr int BESIDE = TILE;
+#endif
+constexpr int AHEAD = 4096; // bytes of a weight that are fetched before they are needed
 
 typedef float Floats __attribute__((vector_size(4 * STEP)));
 typedef int32_t Ints __attribute__((vector_size(4 * STEP)));
@@ -23,7 +29,13 @@ typedef float UnalignedFloats __attribute__((vector_size(4 * STEP), aligned(4), 
 inline Floats load(const float *from) { return *reinterpret_cast<const UnalignedFloats *>(from); }
 inline void store(float *to, Floats value) { *reinterpret_cast<UnalignedFloats *>(to) = value; }
 inline Floats all(float value) { return value - Floats{}; }
-inline Floats largest(Floats a, Floats b) { return a > b ? a : b; }
+#ifdef __AVX512F__ // a > b ? a : b, which this compiler would write in two instructions
+inline Floats largest(Floats a, Floats b) { return (Floats)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b); }
+inline Floats smallest(Floats a, Floats b) { return (Floats)_mm512_maskz_min_ps(0xffff, (__m512)a, (__m512)b); }
+#else
+inline Floats largest(Floats a, Floats b) { return (Floats)_mm256_max_ps((__m256)a, (__m256)b); }
+inline Floats smallest(Floats a, Floats b) { return (Floats)_mm256_min_ps((__m256)a, (__m256)b); }
+#endif
 inline Floats magnitude(Floats a) { return (Floats)((Ints)a & 0x7fffffff); }
 inline Floats bits(Ints a) { return (Floats)a; }
 
@@ -62,21 +74,22 @@ inline float get(const uint16_t *from) {
   return value;
 }
 
-inline float sum(Floats a) { // in a fixed order
-  float folded[STEP];
-  store(folded, a);
-  for (int width = STEP / 2; width; width /= 2)
-    for (int i = 0; i < width; i++) folded[i] += folded[i + width];
-  return folded[0];
+// Takes the halves of a register together until one number is left.
+template <typename Take> inline float folded(Floats a, Take take) {
+  typedef float Four __attribute__((vector_size(16)));
+  typedef int32_t Order __attribute__((vector_size(16)));
+#ifdef __AVX512F__
+  const __m256 eight = take((__m256)_mm512_maskz_extractf64x4_pd(0xff, (__m512d)a, 0),
+                            (__m256)_mm512_maskz_extractf64x4_pd(0xff, (__m512d)a, 1));
+#else
+  const __m256 eight = (__m256)a;
+#endif
+  Four four = (Four)take(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  four = take(four, __builtin_shuffle(four, Order{2, 3, 0, 1}));
+  return take(four[0], four[1]);
 }
-
-inline float maximum(Floats a) {
-  float folded[STEP];
-  store(folded, a);
-  for (int width = STEP / 2; width; width /= 2)
-    for (int i = 0; i < width; i++) folded[i] = folded[i] > folded[i + width] ? folded[i] : folded[i + width];
-  return folded[0];
-}
+inline float sum(Floats a) { return folded(a, [](auto x, auto y) { return x + y; }); }
+inline float maximum(Floats a) { return folded(a, [](auto x, auto y) { return x > y ? x : y; }); }
 
 inline Floats nearest(Floats a) { // whole numbers, ties to even; right for magnitudes below 2^22
   const Floats shift = all(12582912.f);
@@ -91,8 +104,7 @@ inline Floats nearest(Floats a) { // whole numbers, ties to even; right for magn
 
 // e^x to about one unit in the last place: 2^n times the Taylor series of 2^f, |f| <= 1/2.
 inline Floats exponential(Floats x) {
-  x = largest(x, all(-87.f));
-  x = x > 88.f ? all(88.f) : x;
+  x = smallest(all(88.f), largest(x, all(-87.f)));
   Floats scaled = x * 1.44269504f, whole = nearest(scaled), f = scaled - whole;
   Floats p = all(1.5403530e-4f);
   p = p * f + 1.3333558e-3f;
@@ -117,8 +129,8 @@ inline Ints dot(Ints sums, const uint8_t *weights, int32_t four) {
   return (Ints)_mm512_dpbusd_epi32((__m512i)sums, _mm512_loadu_si512(weights), _mm512_set1_epi32(four));
 }
 // The same with unsigned bytes below 16.
-inline Ints dot_small(Ints sums, Ints weights, int32_t four) {
-  return (Ints)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)weights, _mm512_set1_epi32(four));
+inline Ints dot_small(Ints sums, Ints weights, Ints levels) {
+  return (Ints)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)weights, (__m512i)levels);
 }
 // Adds products of numbers of 16 bits, held in 32; `factors` with their upper halves cleared.
 inline Ints add_products(Ints sums, Ints numbers, Ints factors) {
@@ -134,8 +146,8 @@ inline Ints dot(Ints sums, const uint8_t *weights, int32_t four) {
   const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weight), token);
   return sums + (Ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 }
-inline Ints dot_small(Ints sums, Ints weights, int32_t four) {
-  const __m256i pairs = _mm256_maddubs_epi16((__m256i)weights, _mm256_set1_epi32(four));
+inline Ints dot_small(Ints sums, Ints weights, Ints levels) {
+  const __m256i pairs = _mm256_maddubs_epi16((__m256i)weights, (__m256i)levels);
   return sums + (Ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 }
 inline Ints add_products(Ints sums, Ints numbers, Ints factors) {

@@ -30,6 +30,33 @@ template <typename Work> void share(int thread, int threads, int64_t count, Work
   if (first < last) work(first, last);
 }
 
+// Room for tokens laid out for products.
+class Room {
+public:
+  // For so many tokens of so many inputs at most.
+  void reserve(int64_t tokens, int64_t inputs) {
+    const int64_t units = up(inputs, 64);
+    if (tokens <= capacity_ && units <= units_each_) return;
+    capacity_ = up(std::max(tokens, capacity_), SLOTS), units_each_ = std::max(units, units_each_);
+    units_.reset(allocate<int32_t>(capacity_ * units_each_ + 16)); // twice as many slots of a quarter of it, for levels
+    scales_.reset(allocate<float>(2 * capacity_));
+    sums_.reset(allocate<int32_t>(2 * capacity_));
+    owners_.reset(allocate<int32_t>(capacity_));
+  }
+
+  // As a layer takes them; `rests` counts what rounding leaves of tokens, from 0.
+  Inputs of(const Linear &layer, int32_t *rests) const {
+    const bool levels = layer.dtype == INT8 || layer.dtype == INT4;
+    const int64_t stride = up(layer.inputs, 64) / (levels ? 4 : 1);
+    return {units_.get(), scales_.get(), sums_.get(), owners_.get(), rests, stride, capacity_};
+  }
+
+private:
+  int64_t capacity_ = 0, units_each_ = 0;
+  Buffer<int32_t> units_, sums_, owners_;
+  Buffer<float> scales_;
+};
+
 constexpr int TASK_ROWS = 96; // query rows of an attention task: their results stay in the nearest cache
 
 // Floats of scratch that any task of a step may want.

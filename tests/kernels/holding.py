@@ -7,10 +7,22 @@ from typing import Any
 
 import langchain_accel_kernels as kernels
 import numpy as np
+import pytest
 import torch
 
 from langchain_accel.devices.native import packing
 from langchain_accel.devices.native.device import NativeDevice
+
+
+SETS = ("avx2", "avx512vnni", "amx_emulated", "amx")
+"""Instruction sets; processors lack some."""
+
+
+def have(name: str) -> bool:
+    """Say whether this processor has an instruction set."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LANGCHAIN_ACCEL_INSTRUCTIONS", name)
+        return kernels.instructions() == name
 
 
 def hold_what_kernels_hold(model: Any, device: NativeDevice) -> None:

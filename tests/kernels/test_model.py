@@ -21,7 +21,7 @@ from langchain_accel.devices.base import Device, Plan
 from langchain_accel.devices.native import members
 from langchain_accel.devices.native.device import NativeDevice
 from langchain_accel.errors import PlanRejected
-from tests.kernels.holding import hold_what_kernels_hold
+from tests.kernels.holding import SETS, hold_what_kernels_hold
 from tests.tiny_models import ARCHITECTURES, VOCABULARY, make
 
 WIDE = {"head_dim": 16, "hidden_size": 96, "intermediate_size": 112}
@@ -114,7 +114,7 @@ def test_a_copy_leaves_the_columns_behind_it_alone(served: tuple[Path, Device]) 
     assert (device.decode(mine[:1], np.array([40]), np.array([0])) == before).all()
 
 
-@pytest.mark.parametrize("name", ["avx2", "avx512vnni"])
+@pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("threads", [1, 3])
 def test_threads_and_instruction_sets_agree(
     name: str, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
