@@ -13,7 +13,6 @@ import torch
 from langchain_accel.devices.native import packing
 from langchain_accel.devices.native.device import NativeDevice
 
-
 SETS = ("avx2", "avx512vnni", "amx_emulated", "amx")
 """Instruction sets; processors lack some."""
 

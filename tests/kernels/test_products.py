@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 pytest.importorskip("langchain_accel_kernels", reason="pip install ./kernels")
 
 import langchain_accel_kernels as kernels
+
 from tests.kernels.holding import SETS, have
 
 HERE = [name for name in SETS if have(name)]
