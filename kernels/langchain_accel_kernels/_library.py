@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctypes import CDLL, POINTER, Structure, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_void_p
+from ctypes import CDLL, POINTER, Structure, c_char_p, c_float, c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
 
 
@@ -62,7 +62,7 @@ _SIGNATURES = {
     "accel_error": (c_char_p, ()),
     "accel_instructions": (c_char_p, ()),
     "accel_packed_bytes": (c_int64, (c_int32, c_int32, c_int32)),
-    "accel_pack": (c_int, (_NUMBERS, *[c_int32] * 4, *[_NUMBERS] * 3, POINTER(c_double))),
+    "accel_pack": (c_int, (_NUMBERS, *[c_int32] * 4, *[_NUMBERS] * 3)),
     "accel_lay_out": (c_int, (_NUMBERS, *[c_int32] * 3, _NUMBERS)),
     "accel_create_parts": (c_void_p, (c_int32,)),
     "accel_linear": (c_int, (c_void_p, POINTER(Linear), _NUMBERS, c_int64, _NUMBERS)),

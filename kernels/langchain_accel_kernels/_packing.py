@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ctypes import byref, c_double
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -35,7 +34,6 @@ class PackedLinear:
         outputs: width of the output.
         dtype: of the weights: `"float32"`, `"bfloat16"`, `"int8"`, or `"int4"`, in which 16 inputs of an output share a
             factor as well.
-        lost: share of the sum of importance * weight^2 that rounding lost, where this was packed here.
     """
 
     weight: NDArray[np.uint8]
@@ -44,7 +42,6 @@ class PackedLinear:
     inputs: int
     outputs: int
     dtype: str = "int8"
-    lost: float = 0.0
 
     @cached_property
     def structure(self) -> _library.Linear:
@@ -128,8 +125,8 @@ def pack(
     if dtype is None:
         check(library.accel_lay_out(weight.ctypes.data, code, outputs, inputs, packed.ctypes.data))
         return PackedLinear(packed, None, padded, inputs, outputs, named)
-    scales, lost = np.empty(-(-outputs // PANEL) * PANEL, np.float32), c_double()
+    scales = np.empty(-(-outputs // PANEL) * PANEL, np.float32)
     weighs = None if importance is None else np.ascontiguousarray(importance, np.float32)
     places = None if weighs is None else weighs.ctypes.data, packed.ctypes.data, scales.ctypes.data
-    check(library.accel_pack(weight.ctypes.data, code, PACKED[named], outputs, inputs, *places, byref(lost)))
-    return PackedLinear(packed, scales, padded, inputs, outputs, named, lost.value)
+    check(library.accel_pack(weight.ctypes.data, code, PACKED[named], outputs, inputs, *places))
+    return PackedLinear(packed, scales, padded, inputs, outputs, named)

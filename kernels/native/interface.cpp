@@ -74,7 +74,7 @@ int64_t accel_packed_bytes(int32_t packed, int32_t outputs, int32_t inputs) {
 }
 
 int accel_pack(const void *numbers, int32_t dtype, int32_t packed, int32_t outputs, int32_t inputs,
-               const float *importance, uint8_t *weight, float *scales, double *lost) {
+               const float *importance, uint8_t *weight, float *scales) {
   return guarded([&] {
     const Kernels &kernels = kernels_here();
     const int64_t panel_bytes = accel_packed_bytes(packed, PANEL, inputs);
@@ -84,7 +84,6 @@ int accel_pack(const void *numbers, int32_t dtype, int32_t packed, int32_t outpu
     std::vector<float> row(padded), weighs(padded);
     std::vector<int8_t> levels(padded), factors(padded / GROUP, 1);
     for (size_t input = 0; input < width; input++) weighs[input] = importance ? importance[input] : 1;
-    double all = 0, off = 0;
     for (int64_t output = 0; output < outputs; output++) {
       for (size_t input = 0; input < width; input++)
         row[input] = number(numbers, dtype, output * inputs + static_cast<int64_t>(input));
@@ -98,12 +97,7 @@ int accel_pack(const void *numbers, int32_t dtype, int32_t packed, int32_t outpu
         scales[output] = to_bytes(row, levels);
         lay_bytes(levels, width, place, panel);
       }
-      for (size_t input = 0; input < width; input++) {
-        const float error = row[input] - scales[output] * static_cast<float>(levels[input] * factors[input / GROUP]);
-        all += weighs[input] * row[input] * row[input], off += weighs[input] * error * error;
-      }
     }
-    *lost = all > 0 ? off / all : 0;
   });
 }
 

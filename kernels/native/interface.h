@@ -10,12 +10,11 @@ ACCEL_API const char *accel_error();
 ACCEL_API const char *accel_instructions(); // null where the processor has none that fit
 
 // Packs `[outputs][inputs]` numbers as INT8 or INT4 with a scale per output; errors in INT4 are weighed by the
-// `importance` of their inputs, null for all alike. `lost` becomes the share of the sum of importance * weight^2 that
-// rounding lost. `weight` has room for accel_packed_bytes(packed, outputs, inputs),
+// `importance` of their inputs, null for all alike. `weight` has room for accel_packed_bytes(packed, outputs, inputs),
 // `scales` for outputs rounded up to a panel.
 ACCEL_API int64_t accel_packed_bytes(int32_t packed, int32_t outputs, int32_t inputs);
 ACCEL_API int accel_pack(const void *numbers, int32_t dtype, int32_t packed, int32_t outputs, int32_t inputs,
-                         const float *importance, uint8_t *weight, float *scales, double *lost);
+                         const float *importance, uint8_t *weight, float *scales);
 // Lays `[outputs][inputs]` numbers out for products without rounding them; room as for accel_packed_bytes(dtype, ...).
 ACCEL_API int accel_lay_out(const void *numbers, int32_t dtype, int32_t outputs, int32_t inputs, void *weight);
 

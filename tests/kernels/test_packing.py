@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("langchain_accel_kernels", reason="pip install ./kernels")
 pytest.importorskip("torch")
 
+import langchain_accel_kernels as kernels
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,14 +27,14 @@ WIDE = {"head_dim": 16, "hidden_size": 96, "intermediate_size": 112}
 
 
 @given(st.dictionaries(st.text(), st.tuples(st.floats(0, 1), st.integers(1, 1000))))
-def test_what_loses_most_stays_in_8_bits(products: Mapping[str, tuple[float, int]]) -> None:
-    """As long as there is room. Mutant seen to fail: what loses least."""
+def test_what_does_most_harm_stays_in_8_bits(products: Mapping[str, tuple[float, int]]) -> None:
+    """As long as there is room. Mutant seen to fail: what does least."""
     kept = packing.sensitive(products)
     room = members.KEPT * sum(size for _, size in products.values())
     assert sum(products[name][1] for name in kept) <= room
-    for name, (lost, size) in products.items():
+    for name, (harm, size) in products.items():
         if name not in kept:
-            worse = [products[other] for other in kept if products[other][0] >= lost]
+            worse = [products[other] for other in kept if products[other][0] >= harm]
             assert size > room - sum(other for _, other in worse)
 
 
@@ -51,6 +52,25 @@ def test_a_text_shows_what_inputs_carry(tmp_path: Path) -> None:
     assert {name: len(numbers) for name, numbers in found.items()}["1.down"] == 112
     assert found["0.qkv"][3] > 20 * np.median(found["0.qkv"])
     assert found["1.down"].min() == found["1.down"][5] > 0
+
+
+def test_harm_is_what_the_choice_of_tokens_hangs_on(tmp_path: Path) -> None:
+    """Fewer bits do more of it, and none where nobody hears of the product.
+
+    Mutants seen to fail: the gradients of other tokens; the product's own error instead of what hangs on it.
+    """
+    folder = make("llama", tmp_path, **WIDE)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        model.model.layers[0].self_attn.o_proj.weight.zero_()
+    harms = {}
+    seen = calibration.effects(model, calibration.tokens_of(folder, VOCABULARY))
+    for name, layers in packing.products(model):
+        weight = torch.cat([layer.weight for layer in layers]).numpy()
+        harms[name] = [seen[name].harm(kernels.pack(weight, dtype=dtype)) for dtype in ("int4", "int8")]
+    assert harms.pop("0.qkv") == [0, 0]
+    assert harms.pop("0.out") == [0, 0]
+    assert all(few > 20 * many > 0 for few, many in harms.values()), harms
 
 
 def test_a_text_that_shows_nothing_changes_nothing(tmp_path: Path) -> None:

@@ -1,16 +1,21 @@
-"""Which inputs of a model's products carry much: seen on a short text, before weights are rounded to few bits.
+"""What matters in a model, seen on a short text before its weights are rounded to few bits.
 
-A weight's error counts by the mean square of what it is multiplied with (as in AWQ, Lin et al. 2023, arXiv:2306.00978).
+A weight's error counts by the mean square of what it is multiplied with (as in AWQ, Lin et al. 2023, arXiv:2306.00978),
+a product's by how the model's choice of tokens hangs on its outputs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import langchain_accel_kernels as kernels
 import numpy as np
 import torch
+from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer
 
 from langchain_accel.devices.base import IntArray, Logits
@@ -18,11 +23,11 @@ from langchain_accel.devices.native.packing import products
 
 _FLOOR = 0.05  # of the mean: what a short text does not show is not nothing
 _MOST_TOKENS = 512
+_TRACED_TOKENS = 128  # whose every layer is kept for the way back
 
+FACT = "The warranty covers the motor and the housing for 24 months from delivery; seals and filters are wear parts."
+ASKED = "What does the warranty of the pump cover, and for how long?"
 TEXT = """\
-Question: What does the warranty of the pump cover, and for how long? Answer: The warranty covers the motor and the \
-housing for 24 months from delivery; seals and filters are wear parts and are excluded (see section 7.2).
-
 In 1911 the first lamps of the harbour were lit by gas. Twelve years later, electricity had replaced it almost \
 everywhere, and the old keepers, who had walked the quay each evening, were given work in the new power station.
 
@@ -46,13 +51,22 @@ semaines. Why does ice float? Because water expands when it freezes, so that ice
 
 
 def tokens_of(folder: Path, vocabulary: int) -> IntArray:
-    """Return the text as `[n]` token ids of a folder's tokenizer; random ones where it has none that loads."""
+    """Return the text as `[n]` token ids of a folder's tokenizer; random ones where it has none that loads.
+
+    A model that chats sees it in its own chat template, a question and its answer first.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        text = f"{FACT}\n\n{ASKED}\n\n{FACT}\n\n{TEXT}"
+        if tokenizer.chat_template:
+            turns = (("user", f"{FACT}\n\n{ASKED}"), ("assistant", FACT), ("user", TEXT))
+            text = tokenizer.apply_chat_template(
+                [{"role": role, "content": said} for role, said in turns], tokenize=False
+            )
+        found = tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"]
     except Exception:  # noqa: BLE001  whatever is wrong with it, the runtime will say; importance is no reason to fail
-        known = []
-    else:
-        known = [token for token in tokenizer(TEXT)["input_ids"] if token < vocabulary]  # which may lack added ones
+        found = []
+    known = [token for token in found if token < vocabulary]  # which may lack added ones
     return np.array(known[:_MOST_TOKENS] or np.random.default_rng(0).integers(0, vocabulary, _MOST_TOKENS))
 
 
@@ -79,3 +93,81 @@ def importance(model: Any, tokens: IntArray) -> dict[str, Logits]:
         for hook in hooks:
             hook.remove()
     return found
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a product made of some tokens, and how the model's choice of the next ones hangs on it.
+
+    Attributes:
+        inputs: `[n, inputs]` float32.
+        outputs: `[n, outputs]` float32.
+        gradients: `[n, outputs]` float32, of the log-probability of tokens drawn from the model.
+    """
+
+    inputs: Logits
+    outputs: Logits
+    gradients: Logits
+
+    def harm(self, product: kernels.PackedLinear) -> float:
+        """Estimate what the model loses if the rounded product stands for this one, in tokens; 0 to n.
+
+        The change of a token's log-probability, to first order, squared: what it adds to the divergence from the exact
+        model, up to a factor, since the expected square of these gradients is its curvature (Amari 1998, "Natural
+        Gradient Works Efficiently in Learning"). A token cannot be worse than lost: none counts more than 1.
+        """
+        off = kernels.linear(product, self.inputs) - self.outputs
+        return float(np.minimum(np.square((self.gradients * off).sum(-1)), 1).sum())
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a text showed of a model's products, by their names; empty for nothing.
+
+    Attributes:
+        importance: of their inputs, as `importance` finds it.
+        effects: as `effects` finds them.
+    """
+
+    importance: Mapping[str, Logits]
+    effects: Mapping[str, Effect]
+
+
+def effects(model: Any, tokens: IntArray) -> dict[str, Effect]:
+    """Return what each product does to the first tokens of a text, by the product's name.
+
+    Args:
+        model: as transformers loaded it; its weights ask for no gradients any more.
+        tokens: `[n]` ids to see it on.
+    """
+    model.requires_grad_(False)
+    seen: dict[str, tuple[torch.Tensor, list[torch.Tensor]]] = {}
+
+    def see(name: str, _module: Any, arguments: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        output.retain_grad()
+        seen.setdefault(name, (arguments[0].detach(), []))[1].append(output)
+
+    def trace(_module: Any, _arguments: Any, output: torch.Tensor) -> torch.Tensor:
+        return output.requires_grad_()
+
+    hooks = [layer.register_forward_hook(partial(see, name)) for name, layers in products(model) for layer in layers]
+    hooks.append(model.get_input_embeddings().register_forward_hook(trace))
+    try:
+        traced = torch.from_numpy(tokens[: min(_TRACED_TOKENS, model.config.max_position_embeddings)])[None]
+        logits = model(traced, use_cache=False).logits[0].float()
+        drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=torch.Generator().manual_seed(0))[:, 0]
+        (-cross_entropy(logits, drawn, reduction="sum")).backward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+    def whole(parts: list[torch.Tensor]) -> Logits:
+        joined: Logits = torch.cat([part[0].float() for part in parts], dim=-1).numpy()
+        return joined
+
+    return {
+        name: Effect(
+            inputs[0].float().numpy(), whole([out.detach() for out in outputs]), whole([o.grad for o in outputs])
+        )
+        for name, (inputs, outputs) in seen.items()
+    }

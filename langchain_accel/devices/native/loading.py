@@ -78,11 +78,12 @@ def pack(plan: Plan, config: Any, weights: str, threads: int, progress: Progress
     model = loading.load_model(folder, config, dtype, trust_remote_code=plan.trust_remote_code)
     progress("loading weights", 1, 1)
     expected = plain_logits(model, selfcheck.probe(config.vocab_size, config.max_position_embeddings))
-    importance = {}
+    seen = calibration.Seen({}, {})
     if weights == "int4":
         progress("reading a text to see which weights matter", 0, 1)
-        importance = calibration.importance(model, calibration.tokens_of(folder, config.vocab_size))
-    return packing.pack(model, held, expected, weights, importance, threads, progress)
+        tokens = calibration.tokens_of(folder, config.vocab_size)
+        seen = calibration.Seen(calibration.importance(model, tokens), calibration.effects(model, tokens))
+    return packing.pack(model, held, expected, weights, seen, threads, progress)
 
 
 def _tolerance(model: packed.Packed, cache: str) -> selfcheck.Tolerance:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import langchain_accel_kernels as kernels
 import numpy as np
@@ -16,13 +16,16 @@ from langchain_accel.devices.memory import head_counts
 from langchain_accel.devices.native import members
 from langchain_accel.devices.native.packed import Packed
 
+if TYPE_CHECKING:
+    from langchain_accel.devices.native.calibration import Seen
+
 
 def pack(
     model: Any,
     held: torch.dtype,
     expected: Logits,
     weights: str,
-    importance: Mapping[str, Logits],
+    seen: Seen,
     threads: int,
     progress: Progress,
 ) -> Packed:
@@ -32,8 +35,8 @@ def pack(
         model: of the family, as transformers loaded it, in float32 or bfloat16; its weights are released as they go.
         held: dtype of the checkpoint's numbers, float32 or bfloat16, in which what is not rounded is laid out.
         expected: its logits for the self-check's prompt.
-        weights: `"exact"`, `"int8"`, or `"int4"`, which leaves the head in 8 bits, and those products that lose most.
-        importance: how much the inputs of each product matter, as `calibration` found; empty for all alike.
+        weights: `"exact"`, `"int8"`, or `"int4"`, which leaves the head, and the products that do most harm, in 8 bits.
+        seen: what a text showed of the products.
         threads: that pack, a product each.
         progress: told about packing.
     """
@@ -71,7 +74,7 @@ def pack(
         if hasattr(layer.self_attn, "q_norm"):
             arrays[f"{index}.query_norm"] = _norm(layer.self_attn.q_norm, member)
             arrays[f"{index}.key_norm"] = _norm(layer.self_attn.k_norm, member)
-    for name, product in _packed(dict(products(model)), held, weights, importance, threads, progress).items():
+    for name, product in _packed(dict(products(model)), held, weights, seen, threads, progress).items():
         parts = {product.dtype: product.weight, "scales": product.scales, "bias": product.bias}
         arrays |= {f"{name}.{part}": numbers for part, numbers in parts.items() if numbers is not None}
     return Packed(weights, numbers, members.windows(config), float(rope.attention_scaling), arrays)
@@ -81,7 +84,7 @@ def _packed(
     layers: dict[str, list[torch.nn.Linear]],
     held: torch.dtype,
     weights: str,
-    importance: Mapping[str, Logits],
+    seen: Seen,
     threads: int,
     progress: Progress,
 ) -> dict[str, kernels.PackedLinear]:
@@ -89,7 +92,7 @@ def _packed(
     done: dict[str, kernels.PackedLinear] = {}
 
     def pack_one(name: str) -> kernels.PackedLinear:
-        packed = _pack(layers[name], held, "int8" if dtype and name == "head" else dtype, importance.get(name))
+        packed = _pack(layers[name], held, "int8" if dtype and name == "head" else dtype, seen.importance.get(name))
         if weights != "int4":  # which comes back for some
             for layer in layers[name]:
                 layer.weight = None
@@ -100,7 +103,10 @@ def _packed(
             progress("packing weights", len(done), len(layers))
             done[name] = product
         if weights == "int4":
-            kept = sensitive({name: (one.lost, one.weight.size) for name, one in done.items() if one.dtype == "int4"})
+            rounded = {name: product for name, product in done.items() if name in seen.effects and name != "head"}
+            harms = pool.map(lambda name: seen.effects[name].harm(rounded[name]), rounded)
+            sizes = [product.weight.size for product in rounded.values()]
+            kept = sensitive(dict(zip(rounded, zip(harms, sizes, strict=True), strict=True)))
             again = pool.map(lambda name: _pack(layers[name], held, "int8", None), kept)
             done |= dict(zip(kept, again, strict=True))
     progress("packing weights", len(layers), len(layers))
@@ -111,14 +117,14 @@ def sensitive(products: Mapping[str, tuple[float, int]]) -> list[str]:
     """Choose the products that are worth more bits.
 
     Args:
-        products: what each loses in few bits, as a share, and its size.
+        products: the harm that each does in few bits, and its size.
 
     Returns:
-        Those that lose most, as long as they are no more than `members.KEPT` of all in size.
+        Those that do most, as long as they are no more than `members.KEPT` of all in size.
     """
     left = members.KEPT * sum(size for _, size in products.values())
     kept = []
-    for name, (_lost, size) in sorted(products.items(), key=lambda item: -item[1][0]):
+    for name, (_harm, size) in sorted(products.items(), key=lambda item: -item[1][0]):
         if size <= left:
             kept.append(name)
             left -= size
