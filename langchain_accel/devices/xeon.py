@@ -186,7 +186,7 @@ def load(plan: Plan, options: Options, rank: Rank = Rank(), progress: Progress =
             threads = options.threads or cores()
             if options.weights != "exact":
                 rounds = rounding.choose(
-                    config.to_dict(), options.weights, cache, threads, progress, kernels=options.kernels
+                    folder, config.to_dict(), options.weights, cache, threads, progress, kernels=options.kernels
                 )
                 opened.callback(rounds.close)
                 threads = rounds.threads

@@ -6,24 +6,25 @@ a product's by how the model's choice of tokens hangs on its outputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import langchain_accel_kernels as kernels
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer
 
 from langchain_accel.devices.base import IntArray, Logits
-from langchain_accel.devices.native.packing import products
 
 _FLOOR = 0.05  # of the mean: what a short text does not show is not nothing
 _MOST_TOKENS = 512
 _TRACED_TOKENS = 128  # whose every layer is kept for the way back
+
+Products = Iterable[tuple[str, list[Any]]]
+"""Names of products, and the layers that make each, one below the other."""
 
 FACT = "The warranty covers the motor and the housing for 24 months from delivery; seals and filters are wear parts."
 ASKED = "What does the warranty of the pump cover, and for how long?"
@@ -70,11 +71,12 @@ def tokens_of(folder: Path, vocabulary: int) -> IntArray:
     return np.array(known[:_MOST_TOKENS] or np.random.default_rng(0).integers(0, vocabulary, _MOST_TOKENS))
 
 
-def importance(model: Any, tokens: IntArray) -> dict[str, Logits]:
+def importance(model: Any, products: Products, tokens: IntArray) -> dict[str, Logits]:
     """Return the mean square of each input of each product, `[inputs]` float32 by the product's name.
 
     Args:
         model: as transformers loaded it.
+        products: of the model.
         tokens: `[n]` ids to see it on; as many as it has positions for.
     """
     found: dict[str, Logits] = {}
@@ -85,7 +87,7 @@ def importance(model: Any, tokens: IntArray) -> dict[str, Logits]:
         if 0 < mean < torch.inf:  # or this text shows nothing, and all inputs count alike
             found[name] = (squares + _FLOOR * mean).numpy()
 
-    hooks = [layers[0].register_forward_pre_hook(partial(see, name)) for name, layers in products(model)]
+    hooks = [layers[0].register_forward_pre_hook(partial(see, name)) for name, layers in products]
     try:
         with torch.inference_mode():
             model(torch.from_numpy(tokens[: model.config.max_position_embeddings])[None], use_cache=False)
@@ -109,14 +111,14 @@ class Effect:
     outputs: Logits
     gradients: Logits
 
-    def harm(self, product: kernels.PackedLinear) -> float:
-        """Estimate what the model loses if the rounded product stands for this one, in tokens; 0 to n.
+    def harm(self, rounded: Callable[[Logits], Logits]) -> float:
+        """Estimate what the model loses if a rounded product stands for this one, in tokens; 0 to n.
 
         The change of a token's log-probability, to first order, squared: what it adds to the divergence from the exact
         model, up to a factor, since the expected square of these gradients is its curvature (Amari 1998, "Natural
         Gradient Works Efficiently in Learning"). A token cannot be worse than lost: none counts more than 1.
         """
-        off = kernels.linear(product, self.inputs) - self.outputs
+        off = rounded(self.inputs) - self.outputs
         return float(np.minimum(np.square((self.gradients * off).sum(-1)), 1).sum())
 
 
@@ -133,13 +135,15 @@ class Seen:
     effects: Mapping[str, Effect]
 
 
-def effects(model: Any, tokens: IntArray) -> dict[str, Effect]:
-    """Return what each product does to the first tokens of a text, by the product's name.
+def effects(model: Any, products: Products, tokens: IntArray) -> dict[str, Effect]:
+    """Return what each product does to the first tokens of a text, by its name; of those that do it just once.
 
     Args:
         model: as transformers loaded it; its weights ask for no gradients any more.
+        products: of the model.
         tokens: `[n]` ids to see it on.
     """
+    products = list(products)
     model.requires_grad_(False)
     seen: dict[str, tuple[torch.Tensor, list[torch.Tensor]]] = {}
 
@@ -150,7 +154,7 @@ def effects(model: Any, tokens: IntArray) -> dict[str, Effect]:
     def trace(_module: Any, _arguments: Any, output: torch.Tensor) -> torch.Tensor:
         return output.requires_grad_()
 
-    hooks = [layer.register_forward_hook(partial(see, name)) for name, layers in products(model) for layer in layers]
+    hooks = [layer.register_forward_hook(partial(see, name)) for name, layers in products for layer in layers]
     hooks.append(model.get_input_embeddings().register_forward_hook(trace))
     try:
         traced = torch.from_numpy(tokens[: min(_TRACED_TOKENS, model.config.max_position_embeddings)])[None]
@@ -162,12 +166,13 @@ def effects(model: Any, tokens: IntArray) -> dict[str, Effect]:
             hook.remove()
 
     def whole(parts: list[torch.Tensor]) -> Logits:
-        joined: Logits = torch.cat([part[0].float() for part in parts], dim=-1).numpy()
+        joined: Logits = torch.cat([part.float().flatten(0, -2) for part in parts], dim=-1).numpy()
         return joined
 
-    return {
-        name: Effect(
-            inputs[0].float().numpy(), whole([out.detach() for out in outputs]), whole([o.grad for o in outputs])
-        )
-        for name, (inputs, outputs) in seen.items()
-    }
+    found: dict[str, Effect] = {}
+    for name, layers in products:
+        inputs, outputs = seen.get(name, (torch.empty(0), []))
+        gradients = [output.grad for output in outputs if output.grad is not None]
+        if len(gradients) == len(layers) == len(outputs):
+            found[name] = Effect(whole([inputs]), whole([output.detach() for output in outputs]), whole(gradients))
+    return found

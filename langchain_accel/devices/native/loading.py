@@ -82,7 +82,10 @@ def pack(plan: Plan, config: Any, weights: str, threads: int, progress: Progress
     if weights == "int4":
         progress("reading a text to see which weights matter", 0, 1)
         tokens = calibration.tokens_of(folder, config.vocab_size)
-        seen = calibration.Seen(calibration.importance(model, tokens), calibration.effects(model, tokens))
+        products = list(packing.products(model))
+        seen = calibration.Seen(
+            calibration.importance(model, products, tokens), calibration.effects(model, products, tokens)
+        )
     return packing.pack(model, held, expected, weights, seen, threads, progress)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import langchain_accel_kernels as kernels
@@ -104,7 +105,7 @@ def _packed(
             done[name] = product
         if weights == "int4":
             rounded = {name: product for name, product in done.items() if name in seen.effects and name != "head"}
-            harms = pool.map(lambda name: seen.effects[name].harm(rounded[name]), rounded)
+            harms = pool.map(lambda name: seen.effects[name].harm(partial(kernels.linear, rounded[name])), rounded)
             sizes = [product.weight.size for product in rounded.values()]
             kept = sensitive(dict(zip(rounded, zip(harms, sizes, strict=True), strict=True)))
             again = pool.map(lambda name: _pack(layers[name], held, "int8", None), kept)
@@ -124,8 +125,8 @@ def sensitive(products: Mapping[str, tuple[float, int]]) -> list[str]:
     """
     left = members.KEPT * sum(size for _, size in products.values())
     kept = []
-    for name, (_harm, size) in sorted(products.items(), key=lambda item: -item[1][0]):
-        if size <= left:
+    for name, (harm, size) in sorted(products.items(), key=lambda item: -item[1][0]):
+        if harm and size <= left:
             kept.append(name)
             left -= size
     return kept

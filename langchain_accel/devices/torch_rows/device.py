@@ -54,7 +54,7 @@ def open_device(
     with whole_slopes(model, rank):
         exact = expected = plain_logits(model, prompt)
     if rounding is not None:
-        linears.replace(model, rounding.linear, progress, tied=True)
+        linears.replace(model, rounding.linear(model), progress, tied=True)
         check_covered(model)
         expected = plain_logits(model, prompt)
     if pack is not None:

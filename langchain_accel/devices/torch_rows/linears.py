@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
@@ -53,6 +52,7 @@ def replace(model: nn.Module, pack: Pack, progress: Progress, *, tied: bool = Fa
         tied: also replace a layer whose weight another module uses as well (a head tied to the embedding): its packed
             form is a second copy, which pays where it is much smaller.
     """
+    straighten(model)
     users: dict[int, int] = {}
     for _, parameter in model.named_parameters(remove_duplicate=False):
         users[id(parameter)] = users.get(id(parameter), 0) + 1
@@ -60,26 +60,27 @@ def replace(model: nn.Module, pack: Pack, progress: Progress, *, tied: bool = Fa
         (parent, name)
         for parent in model.modules()
         for name, child in parent.named_children()
-        if _is_linear(child) and (tied or users[id(child.weight)] == 1)
+        if isinstance(child, nn.Linear) and (tied or users[id(child.weight)] == 1)
     ]
     for done, (parent, name) in enumerate(places):
         progress("packing weights", done, len(places))
-        setattr(parent, name, pack(_as_linear(getattr(parent, name))))
+        setattr(parent, name, pack(getattr(parent, name)))
     for parameter in model.parameters():
         # What is left (embeddings, norms) moves out of the memory-mapped file, which would stay mapped as a whole.
         parameter.data = parameter.data.clone()
     progress("packing weights", len(places), len(places))
 
 
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-
-
-def _as_linear(module: Any) -> nn.Linear:
-    """Return a linear layer; GPT-2's Conv1D is one with its weight the other way round."""
-    if isinstance(module, nn.Linear):
-        return module
-    linear = nn.Linear(*module.weight.shape, device="meta")
-    linear.weight = nn.Parameter(module.weight.detach().t().contiguous(), requires_grad=False)
-    linear.bias = nn.Parameter(module.bias.detach(), requires_grad=False)
-    return linear
+def straighten(model: nn.Module) -> None:
+    """Replace GPT-2's Conv1D, which are linear layers with their weights the other way round, by linear layers."""
+    places = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child).__name__ == "Conv1D"
+    ]
+    for parent, name, child in places:
+        linear = nn.Linear(*child.weight.shape, device="meta")
+        linear.weight = nn.Parameter(child.weight.detach().t().contiguous(), requires_grad=False)
+        linear.bias = nn.Parameter(child.bias.detach(), requires_grad=False)
+        setattr(parent, name, linear)

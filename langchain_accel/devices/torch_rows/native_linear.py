@@ -12,6 +12,8 @@ from torch.nn import functional
 if TYPE_CHECKING:
     import langchain_accel_kernels as kernels
 
+    from langchain_accel.devices.base import Logits
+
 _LANES = 16  # the kernels read inputs in whole registers
 
 
@@ -22,13 +24,16 @@ class NativeLinear(nn.Module):
         linear: the layer to replace; its weight is not kept.
         parts: whose threads compute it.
         weights: `"int8"` or `"int4"`.
+        importance: `[in_features]` float32, how much the errors of an input's weights matter; None for all alike.
 
     Attributes:
         in_features: width of the input.
         out_features: width of the output.
     """
 
-    def __init__(self, linear: nn.Linear, parts: kernels.Parts, weights: str = "int8") -> None:
+    def __init__(
+        self, linear: nn.Linear, parts: kernels.Parts, weights: str = "int8", importance: Logits | None = None
+    ) -> None:
         super().__init__()
         import langchain_accel_kernels as kernels
 
@@ -38,7 +43,14 @@ class NativeLinear(nn.Module):
         self._missing = -linear.in_features % _LANES  # columns of zeros that fill the last register
         weight = functional.pad(linear.weight.detach().float(), (0, self._missing))
         bias = None if linear.bias is None else linear.bias.detach().float().numpy()
-        self._layer = kernels.pack(weight.numpy(), bias, dtype=weights)
+        if importance is not None:
+            importance = np.pad(importance, (0, self._missing))
+        self._layer = kernels.pack(weight.numpy(), bias, dtype=weights, importance=importance)
+
+    @property
+    def size(self) -> int:
+        """Bytes of its weight."""
+        return self._layer.weight.nbytes
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return `inputs @ weight.T + bias` for `[..., in_features]` inputs, in their dtype."""
