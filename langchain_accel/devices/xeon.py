@@ -198,16 +198,19 @@ def load(plan: Plan, options: Options, rank: Rank = Rank(), progress: Progress =
         progress("loading weights", need.weights, need.weights)
         # Where bfloat16 is emulated, packed weights are no faster.
         packs = options.packed and rounds is None and fastest_dtype(cpu_flags()) == "bfloat16"
-        return open_device(
+        kept = ExitStack()  # what the device closes, once there is one
+        device = open_device(
             model,
             dtype,
             serves,
             pack=linears.pack if packs else None,
             rounding=rounds,
             progress=progress,
-            on_close=opened.pop_all().close,
+            on_close=kept.close,
             rank=rank,
         )
+        kept.push(opened.pop_all())
+        return device
 
 
 def _load_native(plan: Plan, options: Options, serves: Spec, config: Any, progress: Progress) -> Device:

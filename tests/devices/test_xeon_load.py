@@ -343,6 +343,22 @@ class TestLife:
         assert torch.get_num_threads() == here
         assert seen["later"] == seen["after close"] == seen["before"]
 
+    def test_a_model_that_fails_its_check_leaves_nothing_behind(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Mutant seen to fail: what was opened handed to a device that is never made."""
+
+        rejected = ModelRejected("unlike itself")
+
+        def fail(*_: object) -> None:
+            raise rejected
+
+        monkeypatch.setattr("langchain_accel.devices.torch_rows.device.check_layers", fail)
+        here = torch.get_num_threads()
+        with pytest.raises(ModelRejected, match="unlike itself"):
+            xeon.load(plan(make("gpt-neox", tmp_path)), xeon.Options(threads=here + 2))
+        assert torch.get_num_threads() == here
+
     def test_two_devices_do_not_meet(self, llama: Path, tmp_path: Path) -> None:
         """Mutant: both models share one registered attention."""
         lone = xeon.load(plan(llama), ONE)
