@@ -76,16 +76,14 @@ inline float get(const uint16_t *from) {
 
 // Takes the halves of a register together until one number is left.
 template <typename Take> inline float folded(Floats a, Take take) {
-  typedef float Four __attribute__((vector_size(16)));
-  typedef int32_t Order __attribute__((vector_size(16)));
 #ifdef __AVX512F__
   const __m256 eight = take((__m256)_mm512_maskz_extractf64x4_pd(0xff, (__m512d)a, 0),
                             (__m256)_mm512_maskz_extractf64x4_pd(0xff, (__m512d)a, 1));
 #else
   const __m256 eight = (__m256)a;
 #endif
-  Four four = (Four)take(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-  four = take(four, __builtin_shuffle(four, Order{2, 3, 0, 1}));
+  __m128 four = take(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  four = take(four, _mm_movehl_ps(four, four));
   return take(four[0], four[1]);
 }
 inline float sum(Floats a) { return folded(a, [](auto x, auto y) { return x + y; }); }
