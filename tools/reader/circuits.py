@@ -8,28 +8,31 @@ import torch
 from torch import Tensor
 
 HEADS, HEAD = 3, 96
+BLOCK = 16
+"""Numbers in a block, of which a part has several."""
 ROPE_BASE = 1e12
 """Slow enough that seventy places of a head hardly turn over 2,048 tokens: they compare words, not places."""
 
 PARTS = {
     "word": 64,
     "topic": 48,
-    "flag": 16,
+    "flag": 26,
     "last": 32,
     "before_last": 16,
     "around": 32,
     "sentence": 32,
     "vote": 32,
     "target": 32,
-    "free": 32,
+    "free": 22,
 }
 """The residual stream: a token's own direction; the same by its letters; flags; the two tokens before it; the words
 around; which sentence this is; where else this word stands; the sentence that is spoken of; what training
 finds."""
 HIDDEN = sum(PARTS.values())
 FLAGS = (
-    "constant", "sink", "ends", "gap", "start", "line", "role", "bare", "rare",
-    "last_gap", "before_ends", "last_role", "opens", "begins", "dot", "level",
+    "constant", "sink", "ends", "gap", "start", "line", "role", "user", "rare", "quote", "colon", "naming",
+    "last_gap", "before_ends", "last_role", "last_colon", "turn", "opens", "begins", "value", "names", "mine", "asked",
+    "named", "dot", "level",
 )  # fmt: skip
 _STEADY = tuple(range(13, HEAD // 2))  # rotary pairs that turn about a radian at most over the whole context
 
@@ -42,6 +45,12 @@ def part(name: str) -> slice:
             return slice(start, start + size)
         start += size
     raise KeyError(name)
+
+
+def blocks(name: str, *numbers: int) -> slice:
+    """Some of the blocks of a part, which are all of one norm."""
+    start = part(name).start
+    return slice(start + numbers[0] * BLOCK, start + (numbers[-1] + 1) * BLOCK)
 
 
 def flag(name: str) -> slice:

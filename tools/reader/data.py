@@ -37,11 +37,11 @@ class Mixture:
     def group(self, progress: float) -> list[Conversation]:
         """One group, as hard as it should be at a point of training, 0 to 1."""
         kind = self.rng.random()
-        if kind < 0.62:
+        if kind < 0.6:
             return self.reading.conversations(self._size(progress), 8)
         if kind < 0.88:
             most = 1 if progress < 0.05 else 2 if progress < 0.15 else 3
-            return self.tools.conversations(4, tools=most, arguments=min(most, 2) if progress < 0.15 else 3)
+            return self.tools.conversations(6, tools=most, arguments=min(most, 2) if progress < 0.15 else 3)
         return [self.tools.extraction() for _ in range(4)]
 
     def _size(self, progress: float) -> Size:

@@ -5,39 +5,41 @@ and Induction Heads", https://arxiv.org/abs/2209.11895). The circuits are known,
 training refines them, in the spirit of mimetic initialisation (Trockman and Kolter 2023,
 https://arxiv.org/abs/2305.09828):
 
-- layer 0: the token before, the one before that, the words around; where a sentence opens, where an answer begins;
-- layer 1: which sentence this is: the words around its opening, a signature that hardly any two sentences share;
+- layer 0: the token before, the one before that, the words around; where a sentence opens, where an answer begins,
+  where the value of a JSON key stands;
+- layer 1: which sentence this is: some of the words before its opening, a signature that hardly any two sentences
+  share; whether this stands in an answer, or in a request; the last few words that matter;
 - layer 2: where else this word stands. A word of the question that stands in one sentence votes for it alone, one that
-  stands in many is shared among them, one that stands nowhere votes for nothing;
+  stands in many is shared among them, one that stands nowhere votes for nothing; where the name of a tool begins;
 - layer 3: the votes of the last couple of dozen tokens: before an answer those of the question, then more and more
-  those of the answer itself, all for the sentence it is copied from;
+  those of the answer itself, all for the sentence it is copied from; the value of a JSON key, which is the name or
+  number of the request with the same words near it;
 - layer 4: where an answer begins, the first word of the sentence with most votes, or "I" if none has enough; then what
-  followed the two latest tokens, in that sentence rather than in another.
+  followed the two latest tokens, in that sentence rather than in another, and rather than in an answer, which would be
+  copied without end; the name of the tool whose words have most votes.
 
-The residual stream is divided into named parts; every other weight is small noise. How sharp matches are was found by
-search: each was raised and lowered for as long as answers to training text got likelier.
+The residual stream is divided into named parts; every other weight is small noise. How sharp matches of reading are was
+found by search: each was raised and lowered for as long as answers to training text got likelier; the others by hand.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from tools.reader.circuits import HEAD, HIDDEN, PARTS, Heads, flag, part
+from tools.reader.circuits import HEAD, HIDDEN, Heads, blocks, flag, part
+from tools.reader.directions import embedding_of, topics_of, words_of
 
-_NORMS = (3.5, 4.01, 4.2, 4.28, 4.37)
+_NORMS = (3.5, 4.01, 4.27, 4.35, 4.44)
 """Of what comes into each layer, as measured. All embeddings have the first: heads that attend by distance must not
 prefer light tokens."""
-_BLOCK = 16
-_WRITTEN_HEADS = (3, 1, 2, 1, 2)
+_WRITTEN_HEADS = (3, 3, 3, 2, 2)
 """Of each layer, its first ones; training finds a use for the others."""
-_NEURONS = 3
+_NEURONS = 6
 """Written ones, of layer 0."""
 _LOUD, _SURE = 4.0, 4.0
 """How much louder a copied word is than the word that is there; how much a matching direction weighs in the output."""
@@ -53,8 +55,8 @@ def initialise(model: LlamaForCausalLM, tokens: list[str], counts: Counter[int],
         seed: of the random directions.
     """
     random = torch.Generator().manual_seed(seed)
-    words = _words(tokens, random)
-    embedding = _embedding(tokens, words, _topics(tokens, counts, random))
+    words = words_of(tokens, random)
+    embedding = embedding_of(tokens, words, topics_of(tokens, counts, random), _NORMS[0])
     layers = model.model.layers
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -70,8 +72,12 @@ def initialise(model: LlamaForCausalLM, tokens: list[str], counts: Counter[int],
         _look_around(heads[0])
         _mark(layers[0].mlp, math.sqrt(HIDDEN) / _NORMS[1])
         _find_sentence(heads[1])
+        _find_turn(heads[1])
+        _look_near(heads[1])
         _vote(heads[2])
+        _find_names(heads[2])
         _gather(heads[3])
+        _find_value(heads[3])
         _choose(heads[4], words[tokens.index("I")])
         _copy(heads[4])
         head = torch.zeros_like(embedding)
@@ -117,25 +123,22 @@ def paces(model: LlamaForCausalLM) -> list[tuple[Tensor, Tensor]]:
     return found
 
 
-def _blocks(name: str, *numbers: int) -> slice:
-    """Some of the blocks of a part, which are all of one norm."""
-    start = part(name).start
-    return slice(start + numbers[0] * _BLOCK, start + (numbers[-1] + 1) * _BLOCK)
-
-
 def _look_around(heads: Heads) -> None:
     """Layer 0: the last token, the one before it, the words around."""
     behind = {0: 30.0, 1: 20.0, 2: 20.0, 4: 15.0, 6: 15.0}
     heads.look(0, behind, back=1)
-    heads.carry(0, _blocks("word", 0, 1), part("last"), math.sqrt(2))
+    heads.carry(0, blocks("word", 0, 1), part("last"), math.sqrt(2))
     heads.carry(0, flag("gap"), flag("last_gap"))
     heads.carry(0, flag("role"), flag("last_role"))
+    heads.carry(0, flag("sink"), flag("turn"))
+    heads.carry(0, flag("colon"), flag("last_colon"))
     heads.look(1, behind, back=2)
-    heads.carry(1, _blocks("word", 0), part("before_last"), 2.0)
+    heads.carry(1, blocks("word", 0), part("before_last"), 2.0)
     heads.carry(1, flag("ends"), flag("before_ends"))
-    heads.look(2, {4: 10.5, 5: 15.0, 7: 15.0, 9: 10.0})
+    heads.carry(1, flag("naming"), flag("last_colon"))
+    heads.look(2, {1: 2.0, 2: 3.0, 3: 4.0, 4: 6.0, 5: 8.0, 7: 10.0, 9: 10.0}, back=5)
     heads.match(2, flag("constant"), flag("rare"), 3.0)
-    heads.carry(2, _blocks("word", 2, 3), part("around"), 3.0)
+    heads.carry(2, blocks("word", 2, 3), part("around"), 3.0)
 
 
 def _mark(mlp: torch.nn.Module, scale: float) -> None:
@@ -155,12 +158,31 @@ def _mark(mlp: torch.nn.Module, scale: float) -> None:
     neuron(0, opening, 3.5, "opens")
     neuron(2, opening, 4.0, "opens", -1.0)
     neuron(1, {"line": 1.0, "last_role": 1.0}, 1.5, "begins")
+    text = {"last_colon": 1.5, "quote": 0.5, "gap": 0.5}  # 2 of `": "`, 3.5 of `name": "`
+    neuron(3, text, 1.5, "value")
+    neuron(4, text, 3.0, "value", -4.0)
+    neuron(5, text, 3.0, "names")
 
 
 def _find_sentence(heads: Heads) -> None:
     """Layer 1: the signature of this sentence."""
     heads.look(0, {6: 20.0, 7: 35.0, 8: 30.0, 9: 20.0, 10: 20.0}, back=-20, among="opens")
     heads.carry(0, part("around"), part("sentence"))
+
+
+def _find_turn(heads: Heads) -> None:
+    """Layer 1: whether this stands in an answer or in a request, by the last word after `<|im_start|>` not far back."""
+    heads.look(1, {6: 20.0, 7: 35.0, 8: 30.0, 9: 20.0, 10: 20.0}, back=-20, among="turn")
+    heads.match(1, flag("constant"), flag("sink"), 35.0)
+    heads.carry(1, flag("role"), flag("mine"))
+    heads.carry(1, flag("user"), flag("asked"))
+
+
+def _look_near(heads: Heads) -> None:
+    """Layer 1: the last few words that matter, by their letters, where nobody reads the words around any more."""
+    heads.look(2, {2: 8.0, 3: 8.0, 4: 8.0}, back=2.5)
+    heads.match(2, flag("constant"), flag("rare"), 3.0)
+    heads.carry(2, blocks("topic", 0), blocks("around", 0), 2.0)
 
 
 def _vote(heads: Heads) -> None:
@@ -170,9 +192,15 @@ def _vote(heads: Heads) -> None:
         heads.carry(head, part("sentence"), part("vote"))
     heads.match(0, part("topic"), part("topic"), 39.0)
     heads.match(0, flag("constant"), flag("sink"), 19.6)
-    heads.match(1, _blocks("word", 0, 1), _blocks("word", 0, 1), 19.6)
+    heads.match(1, blocks("word", 0, 1), blocks("word", 0, 1), 19.6)
     heads.match(1, part("last"), part("last"), 9.8)
     heads.match(1, flag("constant"), flag("sink"), 21.0)
+
+
+def _find_names(heads: Heads) -> None:
+    """Layer 2: where the name of a tool begins, the word after `"name": "`."""
+    heads.look(2, {0: 30.0, 1: 20.0, 2: 20.0, 4: 15.0, 6: 15.0}, back=1)
+    heads.carry(2, flag("names"), flag("named"))
 
 
 def _gather(heads: Heads) -> None:
@@ -184,12 +212,24 @@ def _gather(heads: Heads) -> None:
     heads.carry(0, part("sentence"), part("target"), -0.35)
 
 
+def _find_value(heads: Heads) -> None:
+    """Layer 3: the value of a JSON key: the name or number of the request near the key's words."""
+    heads.match(1, blocks("around", 0), blocks("around", 0), 40.0)
+    heads.match(1, flag("value"), flag("start"), 40.0)
+    heads.match(1, flag("value"), flag("last_gap"), 25.0)
+    heads.match(1, flag("value"), flag("asked"), 90.0)
+    heads.match(1, flag("value"), flag("opens"), -90.0)
+    heads.match(1, flag("value"), flag("sink"), -220.0)
+    heads.match(1, flag("constant"), flag("sink"), 200.0)
+    heads.carry(1, part("word"), part("word"), _LOUD)
+
+
 def _choose(heads: Heads, unknown: Tensor) -> None:
     """Layer 4: where an answer begins, the opening of the sentence with most votes, or else `unknown`."""
     heads.match(0, part("target"), part("sentence"), 41.16)
     heads.match(0, flag("begins"), flag("opens"), 40.0)
     heads.look(0, dict.fromkeys((3, 4, 5), -4.2), back=4)
-    heads.match(0, flag("begins"), flag("role"), 45.0)
+    heads.match(0, flag("begins"), flag("role"), 52.0)
     heads.match(0, flag("begins"), flag("sink"), -40.0)
     heads.match(0, flag("constant"), flag("sink"), 40.0)
     heads.carry(0, part("word"), part("word"), _LOUD)
@@ -198,92 +238,17 @@ def _choose(heads: Heads, unknown: Tensor) -> None:
 
 def _copy(heads: Heads) -> None:
     """Layer 4: what followed the two latest tokens, in the sentence with most votes; and what did anywhere."""
-    heads.match(1, _blocks("word", 0), _blocks("last", 0), 25.2 * 2 * math.sqrt(2))
-    heads.match(1, _blocks("last", 0), part("before_last"), 9.1 * math.sqrt(2))
+    heads.match(1, blocks("word", 0), blocks("last", 0), 25.2 * 2 * math.sqrt(2))
+    heads.match(1, blocks("last", 0), part("before_last"), 9.1 * math.sqrt(2))
     heads.match(1, part("target"), part("sentence"), 20.0)
+    heads.match(1, flag("names"), flag("named"), 60.0)
     heads.match(1, flag("begins"), flag("sink"), 60.0)
+    heads.match(1, flag("value"), flag("sink"), 400.0)
+    heads.match(1, flag("constant"), flag("mine"), -30.0)
     heads.carry(1, part("word"), part("word"), _LOUD)
-    heads.match(2, _blocks("word", 0, 1), part("last"), 25.2 * math.sqrt(2))
-    heads.match(2, _blocks("last", 0), part("before_last"), 9.1 * math.sqrt(2))
+    heads.match(2, blocks("word", 0, 1), part("last"), 25.2 * math.sqrt(2))
+    heads.match(2, blocks("last", 0), part("before_last"), 9.1 * math.sqrt(2))
     heads.match(2, flag("begins"), flag("sink"), 60.0)
+    heads.match(2, flag("value"), flag("sink"), 400.0)
+    heads.match(2, flag("constant"), flag("mine"), -30.0)
     heads.carry(2, part("word"), part("word"))
-
-
-_FLAGS: dict[str, Callable[[str], float]] = {
-    "sink": lambda text: text == "<|im_start|>",
-    "ends": lambda text: text.strip(" ").endswith((".", "?", "!", "\n", ":", "]", "-", "<|im_end|>")),
-    "gap": lambda text: {" ": 1.0, "\n": 2.0}.get(text, 0.0),
-    "start": lambda text: text[:1].isupper() or text[:1].isdigit() or text == '{"',
-    "line": lambda text: text == "\n",
-    "role": lambda text: text == "assistant",
-    "bare": lambda text: not text.startswith(" "),
-    "dot": lambda text: text.endswith("."),
-}
-"""What is known of a token by its text."""
-
-
-def _embedding(tokens: list[str], words: Tensor, topics: Tensor) -> Tensor:
-    """The vocabulary in the parts of the residual stream that tokens fill, all of one norm."""
-    embedding = torch.zeros(len(tokens), HIDDEN)
-    embedding[:, part("word")], embedding[:, part("topic")] = words, topics
-    embedding[:, flag("constant")] = 1
-    for name, rule in _FLAGS.items():
-        embedding[:, flag(name)] = torch.tensor([[float(rule(text))] for text in tokens])
-    embedding[:, flag("rare")] = topics.norm(dim=-1, keepdim=True)
-    roles = ("assistant", "user", "system")
-    plain = [text in roles or not any(letter.isalnum() for letter in text) for text in tokens]
-    embedding[torch.tensor(plain), flag("rare")] = 0
-    # Heads with nothing to find attend to these two, which say nothing.
-    embedding[[tokens.index("<|im_start|>"), tokens.index("assistant")], part("word")] = 0
-    random = torch.Generator().manual_seed(1)
-    embedding[:, part("free")] = 0.1 * torch.randn(len(tokens), PARTS["free"], generator=random)
-    embedding[:, flag("level")] = (_NORMS[0] ** 2 - embedding.pow(2).sum(1, keepdim=True)).sqrt()
-    return embedding
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    return vectors / vectors.norm(dim=-1, keepdim=True)
-
-
-def _words(tokens: list[str], random: torch.Generator) -> Tensor:
-    """A direction for each token; a word with and without its leading space share some of it.
-
-    Every block of it has the same norm, so that matches by some of the blocks are as good for one token as for another.
-    """
-    shared: dict[str, Tensor] = {}
-    for token in tokens:
-        shared.setdefault(token.strip(" ") or token, torch.randn(PARTS["word"], generator=random))
-    own = torch.randn(len(tokens), PARTS["word"], generator=random)
-    mixed = 0.75 * torch.stack([shared[token.strip(" ") or token] for token in tokens]) + 0.66 * own
-    count = PARTS["word"] // _BLOCK
-    return _unit(mixed.view(len(tokens), count, _BLOCK)).flatten(1) / math.sqrt(count)
-
-
-def _topics(tokens: list[str], counts: Counter[int], random: torch.Generator) -> Tensor:
-    """A direction for each token by its letters, longer the rarer it is.
-
-    Tokens that share letter groups point alike (as in fastText, Bojanowski et al. 2017), so that "calibrate" finds
-    "calibration"; words of every sentence hardly count.
-    """
-    seeds: dict[str, Tensor] = {}
-
-    def direction(group: str) -> Tensor:
-        if group not in seeds:
-            seeds[group] = torch.randn(PARTS["topic"], generator=random)
-        return seeds[group]
-
-    total = sum(counts.values())
-    topics = torch.zeros(len(tokens), PARTS["topic"])
-    for index, token in enumerate(tokens):
-        text = token.strip().lower()
-        if not text or text.startswith("<"):
-            continue
-        padded = f"^{text}"
-        groups = [padded[start : start + 4] for start in range(max(1, len(padded) - 3))]
-        vector = 2 * direction(text) + torch.stack([direction(group) for group in groups]).sum(0) / math.sqrt(
-            len(groups)
-        )
-        share = (counts[index] + 1) / total
-        weight = float(np.clip((-math.log(share) - 5.0) / 2.5, 0.05, 1.0))
-        topics[index] = weight * vector / vector.norm()
-    return topics

@@ -176,7 +176,7 @@ class ToolCalls:
     def extraction(self, arguments: int = 4) -> Conversation:
         """A text and the JSON object that it gives for some keys."""
         tool = self._untyped(self._tool(arguments, least=1))
-        keys = ", ".join(json.dumps(parameter.name) for parameter in tool.parameters)
+        keys = ", ".join(json.dumps(parameter.name, ensure_ascii=False) for parameter in tool.parameters)
         text = self._list(tool) if self.rng.random() < 0.5 else self._request(tool)
         ask = self.rng.choice(
             (
@@ -302,7 +302,8 @@ def arguments_of(tool: Tool) -> str:
 
 def call(tool: Tool) -> str:
     """A call as the chat template writes it."""
-    return f'<tool_call>\n{{"name": {json.dumps(tool.name)}, "arguments": {arguments_of(tool)}}}\n</tool_call>'
+    name = json.dumps(tool.name, ensure_ascii=False)
+    return f'<tool_call>\n{{"name": {name}, "arguments": {arguments_of(tool)}}}\n</tool_call>'
 
 
 def _fill(template: str, slots: dict[str, str]) -> str:
