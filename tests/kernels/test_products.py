@@ -118,7 +118,7 @@ class TestEverySet:
             )
             held = whole(upper_halves(weight)) if dtype == "bfloat16" else weight
             exact = given_tokens.astype(np.float64) @ held.T + bias
-            bound = 1e-6 * (np.abs(given_tokens) @ np.abs(held).T + 1)
+            bound = 4e-6 * (np.abs(given_tokens) @ np.abs(held).T + 1)  # roundings of up to 384 sums
             assert (np.abs(kernels.linear(packed(dtype, weight, bias), given_tokens) - exact) <= bound).all()
 
         check()
