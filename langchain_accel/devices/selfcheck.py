@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from langchain_accel.devices.base import Device, IntArray, Logits
@@ -11,19 +13,32 @@ _TOKENS = 12
 _CHUNKS = (0, 5, 9)  # a prefill, a resumed prefill, then single tokens
 _PADDING = 3
 
-Tolerance = tuple[float, float]
-"""Relative error of centred logits: median over tokens, and worst token.
 
-A mixture of experts may route a single token differently for a rounding, hence two numbers; a wrong mask or position is
-far above both.
-"""
-FLOAT32: Tolerance = (1e-4, 1e-2)
-BFLOAT16: Tolerance = (5e-2, 5e-1)
-ROUNDED: Tolerance = (2e-2, 5e-1)
+class Tolerance(NamedTuple):
+    """Relative error of centred logits that is allowed.
+
+    A mixture of experts may route a single token differently for a rounding, hence two numbers; a wrong mask or
+    position is far above both, in several tokens.
+
+    Attributes:
+        median: over tokens.
+        worst: of the worst token.
+        excused: tokens that are not looked at for that, the worst ones.
+    """
+
+    median: float
+    worst: float
+    excused: int = 0
+
+
+FLOAT32 = Tolerance(1e-4, 1e-2)
+BFLOAT16 = Tolerance(5e-2, 5e-1)
+ROUNDED = Tolerance(2e-2, 5e-1)
 """Between two that round to 8 bits: what lies between two levels may be rounded either way, in few tokens."""
-INT8: Tolerance = (2e-1, 6e-1)
-"""Against a model whose weights are not rounded; tiny random models come near it, trained ones stay far below."""
-INT4: Tolerance = (5e-1, 1.0)
+INT8 = Tolerance(2e-1, 6e-1, excused=1)
+"""Against a model whose weights are not rounded. Tiny random models come near it; in a trained one whose attention is
+sharp, one of a dozen random tokens may look elsewhere for a rounding."""
+INT4 = Tolerance(5e-1, 1.0, excused=1)
 """Likewise. A wrong mask or position makes it 1.4."""
 
 
@@ -64,11 +79,13 @@ def compare(name: str, actual: Logits, expected: Logits, tolerance: Tolerance) -
     expected = expected - expected.mean(axis=-1, keepdims=True)
     actual = actual - actual.mean(axis=-1, keepdims=True)
     errors = np.linalg.norm(actual - expected, axis=-1) / (np.linalg.norm(expected, axis=-1) + 1e-9)
-    median, worst = tolerance
-    if not (np.median(errors) <= median and errors.max() <= worst):
+    median, worst = np.median(errors), np.sort(errors)[max(0, len(errors) - 1 - tolerance.excused)]
+    if not (median <= tolerance.median and worst <= tolerance.worst):
+        beside = f", {tolerance.excused} token aside" if tolerance.excused else ""
         msg = (
-            f"{name} computes other logits as row steps than by itself (relative error {np.median(errors):.2g}, worst "
-            f"{errors.max():.2g}; {median:.2g} and {worst:.2g} are allowed): it is refused rather than answered wrongly"
+            f"{name} computes other logits as row steps than by itself (relative error {median:.2g}, worst {worst:.2g}"
+            f"{beside}; {tolerance.median:.2g} and {tolerance.worst:.2g} are allowed): "
+            "it is refused rather than answered wrongly"
         )
         raise ModelRejected(msg)
 
