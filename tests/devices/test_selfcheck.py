@@ -19,7 +19,10 @@ def off(tokens: int) -> np.ndarray:
 
 
 def test_two_tokens_of_rounded_weights_may_look_elsewhere() -> None:
-    """Three may not, which a wrong position of single tokens makes. Mutants seen to fail: one excused; three excused."""
+    """Three may not, which a wrong position of single tokens makes.
+
+    Mutants seen to fail: one excused; three excused.
+    """
     for tolerance in (selfcheck.INT8, selfcheck.INT4):
         selfcheck.compare("it", off(2), EXACT, tolerance)
         with pytest.raises(ModelRejected, match=r"worst 1\.\d+, 2 tokens aside"):
