@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from rag_qa import CORPUS, PROMPT, QUESTIONS, BM25Retriever, join, read_paragraphs
 from tiny_model import make_tiny_model
 
-from langchain_accel import ChatXeon, XeonOptions
+from langchain_accel import ChatXeon, XeonOptions, embedded_reader
 
 
 def prompts() -> list[list[object]]:
@@ -77,7 +77,7 @@ def compare(name: str, llm: ChatXeon, ask: Callable[..., object], repeats: int) 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quoting", help="folder of a model that quotes; tools/reader trains one")
+    parser.add_argument("--quoting", default=embedded_reader(), help="a model that quotes (default: the reader)")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -85,11 +85,9 @@ def main() -> None:
     asked = prompts()
     fields = {"max_len": 2048, "dtype": "float32", "options": XeonOptions(threads=args.threads)}
     print(f"{'':28} {'CPU s':>8} {'without':>8} {'':>8} {'wall s':>8} {'without':>8} {'':>8} {'tok/step':>8}")
-    if args.quoting:
-        with closing(ChatXeon(model=args.quoting, rows=16, max_tokens=128, **fields)) as llm:
-            ask = partial(one_by_one, llm, asked)
-            compare("quoting, one at a time", llm, ask, args.repeats)
-            compare("quoting, ten at once", llm, partial(llm.batch, asked), args.repeats)
+    with closing(ChatXeon(model=args.quoting, rows=16, max_tokens=128, **fields)) as llm:
+        compare("quoting, one at a time", llm, partial(one_by_one, llm, asked), args.repeats)
+        compare("quoting, ten at once", llm, partial(llm.batch, asked), args.repeats)
     with tempfile.TemporaryDirectory() as scratch:
         tiny = str(make_tiny_model(Path(scratch) / "tiny", CORPUS))
         sampled = {"temperature": 1.0, "seed": 1, "max_tokens": 128, "ignore_eos": True}

@@ -1,9 +1,10 @@
 """What fewer bits cost a trained model: perplexity, likeliest tokens, whole answers.
 
-    python benchmarks/quality.py FOLDER [--share 0.2] [--json scores.json]
+    python benchmarks/quality.py [FOLDER] [--share 0.2] [--json scores.json]
 
-FOLDER is a model of `tools/reader`; what is asked is its evaluation, which nobody trained on. Perplexity is that of the
-right answers, token by token; "likeliest token" is the share of them where the rounded model and the exact one agree.
+FOLDER is a model of `tools/reader`, by default the one of the package; what is asked is its evaluation, which
+nobody trained on. Perplexity is that of the right answers, token by token; "likeliest token" is the share of them where
+the rounded model and the exact one agree.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from transformers import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from langchain_accel import ChatXeon, XeonOptions
+from langchain_accel import ChatXeon, XeonOptions, embedded_reader
 from langchain_accel.devices import xeon
 from langchain_accel.devices.base import Plan
 from tools.reader.evaluate import score, tasks
@@ -72,7 +73,7 @@ def right_answers(folder: str, weights: str, share: float) -> dict[str, tuple[in
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder")
+    parser.add_argument("folder", nargs="?", default=embedded_reader())
     parser.add_argument("--share", type=float, default=0.2, help="share of each part of the evaluation to ask")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()

@@ -1,7 +1,7 @@
 """Retrieval question answering that returns its sources: one chain, the answer and the pages it was given.
 
-    python examples/rag_with_sources.py                          # a random model made on the spot: shows the form
-    python examples/rag_with_sources.py --model path/to/model    # a real model: shows answers
+    python examples/rag_with_sources.py                          # the reader, a small model of the package
+    python examples/rag_with_sources.py --model path/to/model    # a model of yours
     python examples/rag_with_sources.py --question "How long is the battery under warranty?"
 
 Retrieval runs once per question; its documents go into the prompt and, beside the answer, into the result. Several
@@ -18,8 +18,7 @@ from langchain_core.documents import Document
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable, RunnableParallel, RunnablePassthrough
-from rag_qa import CORPUS, PROMPT, QUESTIONS, BM25Retriever, join, read_paragraphs
-from tiny_model import model_or_tiny
+from rag_qa import CORPUS, PROMPT, QUESTIONS, BM25Retriever, join, model_or_reader, read_paragraphs
 
 from langchain_accel import AccelChatModel, ChatXeon
 
@@ -52,23 +51,22 @@ def stream_one(chain: Runnable[str, dict[str, Any]], question: str) -> None:
 def main() -> None:
     """Answer one question, or the first of the shipped ones as a batch."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="model folder or hub id (default: a tiny random model made on the spot)")
+    parser.add_argument("--model", help="model folder or hub id (default: the reader that comes with the package)")
     parser.add_argument("--question", help="stream the answer to this question only")
     parser.add_argument("--questions", type=int, default=4, help="shipped questions to answer (default: 4)")
-    parser.add_argument("--max-tokens", type=int, default=48, help="longest answer (default: 48)")
+    parser.add_argument("--max-tokens", type=int, default=128, help="longest answer (default: 128)")
     args = parser.parse_args()
 
     retriever = BM25Retriever(documents=read_paragraphs(CORPUS))
-    with model_or_tiny(args.model) as model:
-        llm = ChatXeon(**model, rows=4, max_len=2048, max_tokens=args.max_tokens)
-        chain = build_chain(retriever, llm)
-        if args.question:
-            stream_one(chain, args.question)
-        else:
-            shipped = json.loads(QUESTIONS.read_text(encoding="utf-8"))["answerable"][: args.questions]
-            for answered in chain.batch([item["question"] for item in shipped]):
-                print(json.dumps(answered, ensure_ascii=False))
-        llm.close()
+    llm = ChatXeon(rows=4, max_len=2048, max_tokens=args.max_tokens, **model_or_reader(args.model))
+    chain = build_chain(retriever, llm)
+    if args.question:
+        stream_one(chain, args.question)
+    else:
+        shipped = json.loads(QUESTIONS.read_text(encoding="utf-8"))["answerable"][: args.questions]
+        for answered in chain.batch([item["question"] for item in shipped]):
+            print(json.dumps(answered, ensure_ascii=False))
+    llm.close()
 
 
 if __name__ == "__main__":

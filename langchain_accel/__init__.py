@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_accel._version import __version__
 
 if TYPE_CHECKING:
+    from langchain_accel._embedded import embedded_reader
     from langchain_accel._register import register
     from langchain_accel.chat_models import AccelChatModel, ChatAscend, ChatGaudi, ChatInferentia, ChatXeon
     from langchain_accel.devices.ascend import Options as AscendOptions
@@ -37,6 +38,7 @@ _HOMES = {
     "XeonOptions": ("devices.xeon", "Options"),
     "AccelError": ("errors", "AccelError"),
     "PromptTooLong": ("errors", "PromptTooLong"),
+    "embedded_reader": ("_embedded", "embedded_reader"),
     "register": ("_register", "register"),
 }
 
@@ -58,6 +60,7 @@ __all__ = [
     "XeonLLM",
     "XeonOptions",
     "__version__",
+    "embedded_reader",
     "register",
 ]
 

@@ -64,7 +64,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for name, code in json.loads(done.stdout).items():
         told = (folder / f"{name}.err").read_text(encoding="utf-8")
         assert code == 0, f"{name}: {told}"
-        assert "random weights: its words mean nothing" in told
+        assert ("random weights: its words mean nothing" in told) == (name != "rag_with_sources")
     return {name: (folder / f"{name}.out").read_text(encoding="utf-8") for name in COMMANDS}
 
 

@@ -72,6 +72,7 @@ def test_public_names_are_the_ones_promised() -> None:
         "XeonLLM",
         "XeonOptions",
         "__version__",
+        "embedded_reader",
         "register",
     ]
     for name in langchain_accel.__all__:
