@@ -64,7 +64,7 @@ def tokens_of(folder: Path, vocabulary: int) -> IntArray:
             text = tokenizer.apply_chat_template(
                 [{"role": role, "content": said} for role, said in turns], tokenize=False
             )
-        found = tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"]
+        found = tokenizer(text, add_special_tokens=not tokenizer.chat_template, verbose=False)["input_ids"]
     except Exception:  # noqa: BLE001  whatever is wrong with it, the runtime will say; importance is no reason to fail
         found = []
     known = [token for token in found if token < vocabulary]  # which may lack added ones
