@@ -100,9 +100,12 @@ def test_sentences_that_hardly_differ_have_different_marks(fresh: tuple) -> None
     assert sum(alike) / len(alike) < 0.2
 
 
-def begun(model: object, tokenizer: object) -> tuple[float, float]:
-    """Share of tool names, and of the names and numbers among their arguments, whose first token the model says."""
-    made, right, count = ToolCalls(random.Random(7)), [0, 0], [0, 0]
+def begun(model: object, tokenizer: object) -> tuple[float, float, float]:
+    """Share of tool names, and of the names and numbers among their arguments, whose first token the model says.
+
+    And the share of arguments that it begins with a space.
+    """
+    made, right, count, spaced = ToolCalls(random.Random(7)), [0, 0], [0, 0], 0
     for _ in range(25):
         tokens, learnt = encode(tokenizer, made.conversation(fitting=1.0))
         text = [tokenizer.decode([token]) for token in tokens]
@@ -117,16 +120,45 @@ def begun(model: object, tokenizer: object) -> tuple[float, float]:
                 continue
             count[kind] += 1
             right[kind] += guesses[at] == tokens[at + 1]
-    return right[0] / count[0], right[1] / count[1]
+            spaced += kind and tokenizer.decode([guesses[at]]).startswith(" ")
+    return right[0] / count[0], right[1] / count[1], spaced / count[1]
 
 
 def test_tools_and_arguments_are_found_before_the_first_step(fresh: tuple) -> None:
-    """Mutants: the heads that find them say nothing, in the second half of this test."""
+    """Mutants: a space before a value; the heads that find them say nothing, in the second half of this test."""
     model, tokenizer = fresh
-    names, values = begun(model, tokenizer)
+    names, values, spaced = begun(model, tokenizer)
     assert names > 0.7
     assert values > 0.2
+    assert spaced < 0.1
     with without(model, 2, 2):
         assert begun(model, tokenizer)[0] < 0.4
     with without(model, 3, 1):
         assert begun(model, tokenizer)[1] < 0.1
+
+
+def typed(model: object, tokenizer: object) -> float:
+    """Share of arguments before whose value the model says what their type asks for: a quote, a space or a truth."""
+    made, right, count = ToolCalls(random.Random(8)), 0, 0
+    for _ in range(25):
+        tokens, learnt = encode(tokenizer, made.conversation(fitting=1.0))
+        text = [tokenizer.decode([token]) for token in tokens]
+        with torch.inference_mode():
+            guesses = model(torch.tensor([tokens])).logits[0].argmax(-1).tolist()
+        for at in range(2, len(tokens) - 1):
+            if learnt[at] and text[at] == '":' and text[at - 1] not in ("name", "arguments"):
+                count += 1
+                said = text[at + 1]
+                guess = tokenizer.decode([guesses[at]])
+                right += guess == said or {guess, said} == {" true", " false"}
+    return right / count
+
+
+def test_a_quote_comes_before_text_and_none_before_numbers(fresh: tuple) -> None:
+    """Mutants: types that do not know their key, and colons that do not look for types, in the second half."""
+    model, tokenizer = fresh
+    assert typed(model, tokenizer) > 0.9
+    with without(model, 0, 3):
+        assert typed(model, tokenizer) < 0.8
+    with without(model, 3, 2):
+        assert typed(model, tokenizer) < 0.1

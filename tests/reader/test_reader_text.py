@@ -15,10 +15,11 @@ pytest.importorskip("torch")
 
 from langchain_accel._messages import to_template
 from tools.reader import builds
+from tools.reader.data import Pieces
 from tools.reader.evaluate import messages, tasks
 from tools.reader.facts import FAMILIES, Facts, fill, slots_in
 from tools.reader.reading import UNKNOWN, Reading, Size
-from tools.reader.tokens import segments, train_tokenizer
+from tools.reader.tokens import encode, segments, train_tokenizer
 from tools.reader.toolcalls import NO_TOOL, ToolCalls
 from tools.reader.words import Words, held_out
 
@@ -140,6 +141,50 @@ def test_training_sees_what_the_chat_template_writes() -> None:
         )
         pieces = [text for text, _ in segments(conversation)]
         assert rendered == "".join(pieces[:-2]), conversation
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> object:
+    tools = ToolCalls(random.Random(2))
+    made = [tools.conversation() for _ in range(300)]
+    return train_tokenizer("".join(text for text, _ in segments(conversation)) for conversation in made)
+
+
+@settings(max_examples=50, deadline=None)
+@given(text=st.text())
+def test_any_text_can_be_written(tokenizer: object, text: str) -> None:
+    assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
+
+
+def test_a_word_is_the_same_pieces_after_a_space_and_after_a_quote(tokenizer: object) -> None:
+    """Mutant: spaces merged when their turn comes, as byte-level vocabularies are trained."""
+    words = Words(random.Random(3))
+    for word in [words.noun() for _ in range(50)] + [words.blend() for _ in range(50)]:
+        written, quoted = (
+            [tokenizer.decode([token]) for token in tokenizer.encode(text, add_special_tokens=False)]
+            for text in (f" {word}", f'"{word}"')
+        )
+        assert [piece.lstrip(" ") for piece in written if piece != " "] == quoted[1:-1]
+
+
+def test_words_are_split_alike_in_all_of_a_group(tokenizer: object) -> None:
+    """Every word that carries facts, none of schemas. Mutants: words drawn anew at every place; schemas split."""
+    pieces = Pieces(tokenizer)
+    conversation = ToolCalls(random.Random(4)).conversation(fitting=1.0)
+    encoded = encode(tokenizer, conversation)
+    assert pieces.split(encoded, 0.0, 1) == encoded
+    ids, learnt = pieces.split(encoded, 1.0, 1)
+    assert len(ids) == len(learnt) > len(encoded[0])
+    assert tokenizer.decode(ids) == tokenizer.decode(encoded[0])
+    whole = [token for token, learn in zip(*encoded, strict=True) if learn]
+    assert tokenizer.decode([token for token, learn in zip(ids, learnt, strict=True) if learn]) == tokenizer.decode(
+        whole
+    )
+    fixed = tokenizer.encode("function", add_special_tokens=False)
+    assert ids.count(fixed[0]) == encoded[0].count(fixed[0]) > 0
+    some = [pieces.split(([token], [True]), 0.5, 7)[0] for token in [*encoded[0], *encoded[0]]]
+    assert some[: len(encoded[0])] == some[len(encoded[0]) :]
+    assert len(encoded[0]) < sum(map(len, some)) / 2 < len(ids)
 
 
 def test_the_evaluation_is_the_same_every_time() -> None:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-HEADS, HEAD = 3, 96
+HEADS, HEAD = 4, 96
 BLOCK = 16
 """Numbers in a block, of which a part has several."""
 ROPE_BASE = 1e12
@@ -16,14 +16,14 @@ ROPE_BASE = 1e12
 PARTS = {
     "word": 64,
     "topic": 48,
-    "flag": 26,
+    "flag": 29,
     "last": 32,
     "before_last": 16,
     "around": 32,
     "sentence": 32,
     "vote": 32,
     "target": 32,
-    "free": 22,
+    "free": 19,
 }
 """The residual stream: a token's own direction; the same by its letters; flags; the two tokens before it; the words
 around; which sentence this is; where else this word stands; the sentence that is spoken of; what training
@@ -32,7 +32,7 @@ HIDDEN = sum(PARTS.values())
 FLAGS = (
     "constant", "sink", "ends", "gap", "start", "line", "role", "user", "rare", "quote", "colon", "naming",
     "last_gap", "before_ends", "last_role", "last_colon", "turn", "opens", "begins", "value", "names", "mine", "asked",
-    "named", "dot", "level",
+    "named", "dot", "level", "typed", "text", "truth",
 )  # fmt: skip
 _STEADY = tuple(range(13, HEAD // 2))  # rotary pairs that turn about a radian at most over the whole context
 
@@ -84,6 +84,13 @@ class Heads:
             self._free[head] = [head * HEAD + pair + half * HEAD // 2 for pair in _STEADY for half in (0, 1)]
         return self._free[head]
 
+    def _room(self, head: int, size: int) -> int:
+        """Where the next `size` numbers lie that a head carries."""
+        at = self._carried.get(head, 0)
+        assert at + size <= HEAD, "a head carries at most its own width"
+        self._carried[head] = at + size
+        return at
+
     def look(self, head: int, amplitudes: dict[int, float], *, back: float = 0, among: str = "constant") -> None:
         """Attend by distance: scores are a sum of cosines that peak `back` tokens ago.
 
@@ -113,17 +120,14 @@ class Heads:
 
     def say(self, head: int, told: slice, target: slice, vector: Tensor) -> None:
         """Add `vector` to `target` where the attended place has the flag `told`."""
-        row = (head + 1) * HEAD - 1
-        assert self._carried.get(head, 0) < HEAD, "a head carries at most its own width"
+        row = head * HEAD + self._room(head, 1)
         self.value[row, told] = 1.0 / self.scale
         self.output[target, row] = vector
 
     def carry(self, head: int, source: slice, target: slice, times: float = 1.0) -> None:
         """Add `source` of the attended place to `target`."""
         self._places(head)
-        at = self._carried.get(head, 0)
-        self._carried[head] = at + source.stop - source.start
-        assert self._carried[head] <= HEAD, "a head carries at most its own width"
+        at = self._room(head, source.stop - source.start)
         for step, (one, other) in enumerate(
             zip(range(source.start, source.stop), range(target.start, target.stop), strict=True)
         ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import dataclass
 from itertools import takewhile
@@ -14,9 +15,14 @@ from tools.reader.attention import Layout
 from tools.reader.reading import Conversation, Reading, Size
 from tools.reader.tokens import encode
 from tools.reader.toolcalls import ToolCalls
+from tools.reader.words import CONTENT
 
 BATCH_TOKENS = 1024
 IGNORED = -100
+_SPLIT = (0.0, 0.5, 1.0)
+"""Of the words that the vocabulary holds whole, the shares that are written in pieces; one is drawn for each group."""
+_FIXED = frozenset({"assistant", "function", "name", "number", "object", "string", "system", "text", "type", "user"})
+"""Words of the chat template and of schemas, which are the same in every text."""
 
 Encoded = tuple[list[int], list[bool]]
 """Token ids of a conversation, and which of them training learns."""
@@ -37,7 +43,7 @@ class Mixture:
     def group(self, progress: float) -> list[Conversation]:
         """One group, as hard as it should be at a point of training, 0 to 1."""
         kind = self.rng.random()
-        if kind < 0.6:
+        if kind < 0.55:
             return self.reading.conversations(self._size(progress), 8)
         if kind < 0.88:
             most = 1 if progress < 0.05 else 2 if progress < 0.15 else 3
@@ -99,6 +105,41 @@ def _agreeing(sequences: list[list[int]]) -> int:
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*sequences, strict=False)))
 
 
+class Pieces:
+    """Writes some words in pieces that the vocabulary holds whole.
+
+    The vocabulary is made of training text, so that a word of it is mostly one token, and one that training never
+    showed is always several: training would not see what the evaluation is about.
+
+    Args:
+        tokenizer: the reader's.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        vocabulary = tokenizer.get_vocab()
+        merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+        made = {"".join(pair): tuple(pair) for pair in merges}
+        words = CONTENT - _FIXED
+        self._halves: dict[int, tuple[int, int]] = {}
+        for piece, halves in made.items():
+            text = tokenizer.convert_tokens_to_string([piece])
+            bare = made.get(piece[1:]) if text.startswith(" ") else None  # the space was merged last
+            left, right = (piece[0] + bare[0], bare[1]) if bare else halves
+            if text.strip().lower() in words and left in vocabulary:
+                self._halves[vocabulary[piece]] = vocabulary[left], vocabulary[right]
+
+    def split(self, encoded: Encoded, share: float, seed: int) -> Encoded:
+        """Return a conversation with a share of its whole words in two pieces each, the same for the same seed."""
+        ids: list[int] = []
+        learnt: list[bool] = []
+        for token, learn in zip(*encoded, strict=True):
+            halves = self._halves.get(token)
+            written = halves if halves and random.Random(seed ^ token).random() < share else (token,)
+            ids += written
+            learnt += [learn] * len(written)
+        return ids, learnt
+
+
 class Batches:
     """Endless batches; what comes next follows from the seed and the progress it was asked at.
 
@@ -111,13 +152,18 @@ class Batches:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, rng: random.Random, longest: int) -> None:
         self.tokenizer, self.longest = tokenizer, longest
         self.mixture = Mixture(rng)
+        self.pieces = Pieces(tokenizer)
 
     def next(self, progress: float) -> Batch:
         """The next batch, of `BATCH_TOKENS` tokens and at most one group more."""
         groups: list[list[Encoded]] = []
         size = 0
         while size < BATCH_TOKENS:
-            group = [encode(self.tokenizer, conversation) for conversation in self.mixture.group(progress)]
+            share, seed = self.mixture.rng.choice(_SPLIT), self.mixture.rng.getrandbits(32)
+            group = [
+                self.pieces.split(encode(self.tokenizer, conversation), share, seed)
+                for conversation in self.mixture.group(progress)
+            ]
             if max(len(ids) for ids, _ in group) <= self.longest:
                 groups.append(group)
                 size = sum(map(len, (packed := pack(groups)).groups))

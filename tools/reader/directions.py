@@ -25,6 +25,9 @@ _FLAGS: dict[str, Callable[[str], float]] = {
     "colon": lambda text: text == '":',
     "naming": lambda text: text == "name",
     "dot": lambda text: text.endswith("."),
+    "typed": lambda text: text in ("string", "integer", "number", "boolean"),
+    "text": lambda text: text == "string",
+    "truth": lambda text: text == "boolean",
 }
 """What is known of a token by its text."""
 

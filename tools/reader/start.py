@@ -6,14 +6,14 @@ training refines them, in the spirit of mimetic initialisation (Trockman and Kol
 https://arxiv.org/abs/2305.09828):
 
 - layer 0: the token before, the one before that, the words around; where a sentence opens, where an answer begins,
-  where the value of a JSON key stands;
+  where the value of a JSON key stands; the key that a type of a schema belongs to;
 - layer 1: which sentence this is: some of the words before its opening, a signature that hardly any two sentences
   share; whether this stands in an answer, or in a request; the last few words that matter;
 - layer 2: where else this word stands. A word of the question that stands in one sentence votes for it alone, one that
   stands in many is shared among them, one that stands nowhere votes for nothing; where the name of a tool begins;
 - layer 3: the votes of the last couple of dozen tokens: before an answer those of the question, then more and more
   those of the answer itself, all for the sentence it is copied from; the value of a JSON key, which is the name or
-  number of the request with the same words near it;
+  number of the request with the same words near it; what opens it, which hangs on the key's type;
 - layer 4: where an answer begins, the first word of the sentence with most votes, or "I" if none has enough; then what
   followed the two latest tokens, in that sentence rather than in another, and rather than in an answer, which would be
   copied without end; the name of the tool whose words have most votes.
@@ -37,7 +37,7 @@ from tools.reader.directions import embedding_of, topics_of, words_of
 _NORMS = (3.5, 4.01, 4.27, 4.35, 4.44)
 """Of what comes into each layer, as measured. All embeddings have the first: heads that attend by distance must not
 prefer light tokens."""
-_WRITTEN_HEADS = (3, 3, 3, 2, 2)
+_WRITTEN_HEADS = (4, 3, 3, 3, 2)
 """Of each layer, its first ones; training finds a use for the others."""
 _NEURONS = 6
 """Written ones, of layer 0."""
@@ -70,6 +70,7 @@ def initialise(model: LlamaForCausalLM, tokens: list[str], counts: Counter[int],
         model.model.embed_tokens.weight.copy_(embedding)
         heads = [Heads(layer.self_attn, math.sqrt(HIDDEN) / norm) for layer, norm in zip(layers, _NORMS, strict=True)]
         _look_around(heads[0])
+        _name_types(heads[0])
         _mark(layers[0].mlp, math.sqrt(HIDDEN) / _NORMS[1])
         _find_sentence(heads[1])
         _find_turn(heads[1])
@@ -78,6 +79,7 @@ def initialise(model: LlamaForCausalLM, tokens: list[str], counts: Counter[int],
         _find_names(heads[2])
         _gather(heads[3])
         _find_value(heads[3])
+        _find_type(heads[3], dict(zip(tokens, words, strict=True)))
         _choose(heads[4], words[tokens.index("I")])
         _copy(heads[4])
         head = torch.zeros_like(embedding)
@@ -85,6 +87,8 @@ def initialise(model: LlamaForCausalLM, tokens: list[str], counts: Counter[int],
         after_dot = {" ": -8.0, "\n": -8.0, "<|im_end|>": 5.0}  # a sentence ends where another would begin
         for text, weight in after_dot.items():
             head[tokens.index(text), flag("dot")] = weight * _SURE
+        spaced = torch.tensor([len(text) > 1 and text.startswith(" ") for text in tokens])
+        head[spaced, flag("value")] = -2.0 * _SURE  # a value is copied without the space before it
         model.lm_head.weight.copy_(head + 0.002 * torch.randn(head.shape, generator=random))
 
 
@@ -139,6 +143,14 @@ def _look_around(heads: Heads) -> None:
     heads.look(2, {1: 2.0, 2: 3.0, 3: 4.0, 4: 6.0, 5: 8.0, 7: 10.0, 9: 10.0}, back=5)
     heads.match(2, flag("constant"), flag("rare"), 3.0)
     heads.carry(2, blocks("word", 2, 3), part("around"), 3.0)
+
+
+def _name_types(heads: Heads) -> None:
+    """Layer 0: the key that a type of a schema belongs to, six tokens before: `"key": {"type": "string"`."""
+    heads.look(3, {0: 30.0, 1: 20.0, 2: 20.0, 4: 15.0, 6: 15.0}, back=6)
+    heads.match(3, flag("constant"), flag("sink"), 150.0)
+    heads.match(3, flag("typed"), flag("sink"), -150.0)
+    heads.carry(3, blocks("word", 0), part("before_last"), 4.0)
 
 
 def _mark(mlp: torch.nn.Module, scale: float) -> None:
@@ -224,6 +236,19 @@ def _find_value(heads: Heads) -> None:
     heads.carry(1, part("word"), part("word"), _LOUD)
 
 
+def _find_type(heads: Heads, said: dict[str, Tensor]) -> None:
+    """Layer 3: after a key and its colon, a quote, a space or a truth, by the type that the schema gives the key."""
+    heads.match(2, blocks("last", 0), part("before_last"), 20.0)
+    heads.match(2, flag("colon"), flag("typed"), 60.0)
+    heads.match(2, flag("constant"), flag("sink"), 90.0)
+    heads.match(2, flag("colon"), flag("sink"), -35.0)
+    number, text = said[" "], said[' "']
+    truth = sum((0.5 * said[word] for word in (" true", " false") if word in said), torch.zeros_like(number))
+    heads.say(2, flag("typed"), part("word"), _LOUD * number)
+    heads.say(2, flag("text"), part("word"), _LOUD * (text - number))
+    heads.say(2, flag("truth"), part("word"), _LOUD * (truth - number))
+
+
 def _choose(heads: Heads, unknown: Tensor) -> None:
     """Layer 4: where an answer begins, the opening of the sentence with most votes, or else `unknown`."""
     heads.match(0, part("target"), part("sentence"), 41.16)
@@ -244,11 +269,13 @@ def _copy(heads: Heads) -> None:
     heads.match(1, flag("names"), flag("named"), 60.0)
     heads.match(1, flag("begins"), flag("sink"), 60.0)
     heads.match(1, flag("value"), flag("sink"), 400.0)
+    heads.match(1, flag("colon"), flag("sink"), 80.0)
     heads.match(1, flag("constant"), flag("mine"), -30.0)
     heads.carry(1, part("word"), part("word"), _LOUD)
     heads.match(2, blocks("word", 0, 1), part("last"), 25.2 * math.sqrt(2))
     heads.match(2, blocks("last", 0), part("before_last"), 9.1 * math.sqrt(2))
     heads.match(2, flag("begins"), flag("sink"), 60.0)
     heads.match(2, flag("value"), flag("sink"), 400.0)
+    heads.match(2, flag("colon"), flag("sink"), 80.0)
     heads.match(2, flag("constant"), flag("mine"), -30.0)
     heads.carry(2, part("word"), part("word"))

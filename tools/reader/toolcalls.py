@@ -213,6 +213,8 @@ class ToolCalls:
         if shape < 0.34:
             return Parameter(name, "boolean", self.rng.choice(("true", "false")))
         value = self.words.name() if self.rng.random() < 0.5 else self.words.value()
+        if not self.evaluation and self.rng.random() < 0.15:
+            value = self.words.thing()  # small letters, which are rarer than hard
         return Parameter(name, "string", value)
 
     def _again(self, tool: Tool) -> Tool:

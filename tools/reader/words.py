@@ -42,6 +42,8 @@ _CODAS = _LISTS["codas"]
 _ENDINGS = _LISTS["endings"]
 _ACCENTED = str.maketrans({"a": "á", "e": "é", "o": "ö", "u": "ü", "n": "ñ", "s": "š"})
 
+CONTENT = frozenset((*NOUNS, *ADJECTIVES, *VERBS))
+"""Words of the lists that carry facts."""
 _WORDS = [word for word in (*NOUNS, *ADJECTIVES, *VERBS) if len(word) > 2 and word.isalpha()]
 
 EVALUATION_SHARE = 10  # one word in ten
