@@ -148,7 +148,6 @@ void attend_to(const Shape &shape, const Layer &layer, const Cache &cache, const
   }
   const int end = task.lane.start + task.first + task.count;
   for (int column = query(0).first / COLUMNS * COLUMNS; column < end; column += COLUMNS) {
-    const int count = end - column < COLUMNS ? end - column : COLUMNS;
     const int64_t at = strip + column;
     const Near<Number> near{static_cast<const Number *>(cache.keys) + at * width,
                             static_cast<const Number *>(cache.values) + at * width,
@@ -159,6 +158,8 @@ void attend_to(const Shape &shape, const Layer &layer, const Cache &cache, const
         Query queries[QUERIES];
         const int size = rows - index < QUERIES ? rows - index : QUERIES;
         for (int n = 0; n < size; n++) queries[n] = query(index + n);
+        const int seen = queries[size - 1].last - column + 1, count = seen < COLUMNS ? seen : COLUMNS; // the last sees most
+        if (count <= 0) continue;
         const auto run = [&](auto taken) {
           block<decltype(taken)::size>(queries, read, width, shape.scaling, layer.soft_cap, column, count, weights);
         };

@@ -109,13 +109,19 @@ void integer_linear(const Linear &layer, const Inputs &in, int64_t tokens, int f
 #ifdef ACCEL_TILES
   if (tokens > 1) tiles_begin();
 #endif
-  for (int panel = first_panel; panel < last_panel; panel++) {
-    const uint8_t *weight = static_cast<const uint8_t *>(layer.weight) + panel * panel_bytes;
-    if (nibbles && !direct) weight = expand(weight, padded / BLOCK, static_cast<uint8_t *>(scratch));
+  const int64_t held = ALONG_BYTES / (static_cast<int64_t>(padded) * PANEL);
+  const int along = static_cast<int>(held < 1 ? 1 : held > ALONG ? ALONG : held);
+  for (int begin = first_panel; begin < last_panel; begin += along) {
+    const int end = last_panel - begin < along ? last_panel : begin + along;
+    const uint8_t *weights = static_cast<const uint8_t *>(layer.weight) + begin * panel_bytes;
+    if (nibbles && !direct) weights = expand(weights, (end - begin) * padded / BLOCK, static_cast<uint8_t *>(scratch));
+    const int64_t apart = nibbles && !direct ? static_cast<int64_t>(padded) * PANEL : panel_bytes;
     const auto multiply = [&](int64_t first, int64_t count, bool rest) {
       const auto result = [&](int64_t slot) { return out + (rest ? in.owners[slot - first] : slot) * stride; };
       each_tile<BESIDE>(in, first, count, direct ? FEW : AT_ONCE, [&](const int32_t *units, int64_t slot, int size) {
-        for (int part = 0; part < PANEL / STEP; part += VECTORS) {
+        for (int block = 0; block < (end - begin) * (PANEL / STEP); block += VECTORS) {
+          const int panel = begin + block / (PANEL / STEP), part = block % (PANEL / STEP);
+          const uint8_t *weight = weights + (panel - begin) * apart;
           Ints sums[AT_ONCE][VECTORS];
           for (int i = 0; i < size; i++) // results are fetched while the inputs are multiplied
             __builtin_prefetch(result(slot + i) + panel * PANEL + part * STEP, 1);

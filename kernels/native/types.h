@@ -7,6 +7,8 @@ namespace accel {
 
 constexpr int LANES = 16;   // columns of a block of keys; what widths must be multiples of
 constexpr int PANEL = 32;   // outputs of a weight that lie together
+constexpr int ALONG = 4;    // panels that a tile of tokens meets before the next tile: its results are written in a row
+constexpr int64_t ALONG_BYTES = 1 << 17; // and their bytes, at most, which stay in the nearer caches
 constexpr int SLOTS = 96;   // room for tokens is made in multiples of it, which are whole tiles of any instruction set
 constexpr int COLUMNS = 64; // KV-cache columns that attention takes at a time
 constexpr int GROUP = 16;   // inputs of a 4-bit weight that share a factor
@@ -105,7 +107,7 @@ const Kernels &kernels_amx();
 const Kernels &kernels_amx_emulated();
 
 // Bytes of scratch that `linear` wants for a layer of so many inputs.
-constexpr int64_t linear_scratch(int64_t inputs) { return (inputs + BLOCK) * PANEL; }
+constexpr int64_t linear_scratch(int64_t inputs) { return ALONG * (inputs + BLOCK) * PANEL; }
 
 // Floats of scratch that `attend` wants for a task of so many query rows, in heads of a width.
 constexpr int64_t attend_scratch(int64_t query_rows, int64_t width) {
