@@ -46,6 +46,10 @@ def test_it_is_small_and_whole() -> None:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config["architectures"] == ["LlamaForCausalLM"]
     assert config["max_position_embeddings"] >= 2048
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    # What the transformers 4 of vendors' stacks would not find, or silently take another number for.
+    assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]
     assert {"generation_config.json", "tokenizer.json", "chat_template.jinja", "README.md"} <= {
         path.name for path in folder.iterdir()
     }

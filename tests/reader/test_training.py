@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 from pathlib import Path
@@ -133,3 +134,5 @@ def test_a_run_goes_on_where_it_stopped(
         "chat_template.jinja",
     } <= files
     assert (tmp_path / "model" / "model.safetensors").stat().st_size <= 12e6
+    config = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]

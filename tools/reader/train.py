@@ -8,6 +8,7 @@ Takes hours on one CPU core and minutes on a GPU.
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import sys
 import time
@@ -194,6 +195,21 @@ def save(path: Path, state: dict[str, object]) -> None:
     scratch.replace(path)
 
 
+def export(model: LlamaForCausalLM, folder: Path) -> None:
+    """Write the model in bfloat16, beside its tokenizer, so that older releases of transformers load it as well.
+
+    Release 5 writes other names than 4, which vendors' stacks pin, and reads those of both: a base of the rotary
+    embedding that 4 did not find would silently be another one.
+    """
+    model.to("cpu", torch.bfloat16).save_pretrained(folder)
+    for name, older in (
+        ("config.json", {"rope_theta": ROPE_BASE, "torch_dtype": "bfloat16"}),
+        ("tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"}),
+    ):
+        known = json.loads((folder / name).read_text(encoding="utf-8"))
+        (folder / name).write_text(json.dumps({**known, **older}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Train until the tokens are spent."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -248,7 +264,7 @@ def main() -> None:
         if done % _SAVE == 0:
             keep()
     keep()
-    model.to("cpu", torch.bfloat16).save_pretrained(folder)
+    export(model, folder)
 
 
 if __name__ == "__main__":
