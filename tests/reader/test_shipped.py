@@ -46,6 +46,8 @@ def test_it_is_small_and_whole() -> None:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config["architectures"] == ["LlamaForCausalLM"]
     assert config["max_position_embeddings"] >= 2048
+    # Other heads optimum-habana and optimum-neuron do not take.
+    assert config["head_dim"] * config["num_attention_heads"] == config["hidden_size"]
     tokenizer = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     # What the transformers 4 of vendors' stacks would not find, or silently take another number for.
     assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"

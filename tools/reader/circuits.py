@@ -23,12 +23,13 @@ PARTS = {
     "sentence": 32,
     "vote": 32,
     "target": 32,
-    "free": 19,
+    "free": 67,
 }
 """The residual stream: a token's own direction; the same by its letters; flags; the two tokens before it; the words
 around; which sentence this is; where else this word stands; the sentence that is spoken of; what training
 finds."""
 HIDDEN = sum(PARTS.values())
+assert HIDDEN == HEADS * HEAD, "or optimum-habana and optimum-neuron, which take no other heads, cannot serve it"
 FLAGS = (
     "constant", "sink", "ends", "gap", "start", "line", "role", "user", "rare", "quote", "colon", "naming",
     "last_gap", "before_ends", "last_role", "last_colon", "turn", "opens", "begins", "value", "names", "mine", "asked",

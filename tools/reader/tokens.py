@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tools.reader.reading import Conversation
 
-PIECES = 2300
+PIECES = 2000
 """Tokens without a leading space. Those that words of small letters begin with also exist with one, so that there are
 about half as many more."""
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tools.reader.facts import Facts
 from tools.reader.reading import Conversation
-from tools.reader.words import Words, article, capital
+from tools.reader.words import COMMON, Words, article, capital
 
 NO_TOOL = "None of my tools can do that."
 
@@ -25,6 +25,16 @@ _REQUESTS = (
     "We have to {do} the {o} with {list}.",
     "Use {list} to {do} the {o}.",
     "With {list}, {do} the {o}.",
+    "{Do} a new {o}. {List}.",
+    "Next, {do} the {o}: {list}.",
+    "Time to {do} the {o}. Take {list}.",
+    "For this {o}, use {list}. {Do} it.",
+    "Start to {do} {a_o} where {list}.",
+    "My {o} has {list}. Will you {do} it?",
+    "{List}. {Do} the {o}!",
+    "{c} {do} the {o} {c} {list}.",
+    "{C} {c} {do} {a_o} {c} {list}.",
+    "{C} {do} this {o}, {c} {list}.",
 )
 _SHORT_REQUESTS = (
     "{Do} the {o} of {v}.",
@@ -37,6 +47,11 @@ _SHORT_REQUESTS = (
     "How is the {o} in {v}?",
     "I want to {do} the {o} from {v}.",
     "Is there {a_o} in {v}?",
+    "The {o} by {v}, please.",
+    "{Do} me {a_o} with {v}.",
+    "{v}: {do} the {o}.",
+    "{C} {do} the {o} {c} {v}.",
+    "{C} {c} the {o} {c} {v}.",
 )
 _PHRASES = (
     "{k} {v}",
@@ -47,7 +62,20 @@ _PHRASES = (
     "{k} set to {v}",
     "{v} for the {k}",
     "{k} = {v}",
+    "{k} ({v})",
+    "{k} is now {v}",
+    "{k} should be {v}",
+    "{k} to be {v}",
+    "a {k} of {v}",
+    "with {k} {v}",
+    "{k} - {v}",
+    "whose {k} is {v}",
+    "{k} {c} {v}",
+    "{k} {c} {v}",
+    "{c} {k} {v}",
+    "{k} {c} {c} {v}",
 )
+_JOINING = tuple(word for word in COMMON if word != "as")  # which the evaluation puts before keys
 _EVALUATION_REQUESTS = (
     "It is time to {do} {a_o} having {list}.",
     "Somebody should {do} this {o}: {list}.",
@@ -271,13 +299,16 @@ class ToolCalls:
             templates = _EVALUATION_REQUESTS if self.evaluation else _REQUESTS
             slots["list"] = self._list(tool)
             slots["List"] = capital(slots["list"])
-        return _fill(self.rng.choice(templates), slots)
+        return _fill(self._joined(self.rng.choice(templates)), slots)
 
     def _list(self, tool: Tool) -> str:
         phrases = _EVALUATION_PHRASES if self.evaluation else _PHRASES
         one = self.rng.choice(phrases) if self.rng.random() < 0.5 else None
+        one = one and self._joined(one)
         parts = [
-            (one or self.rng.choice(phrases)).format(k=parameter.name.replace("_", " "), v=parameter.value)
+            (one or self._joined(self.rng.choice(phrases))).format(
+                k=parameter.name.replace("_", " "), v=parameter.value
+            )
             for parameter in tool.parameters
         ]
         if self.rng.random() < 0.25:
@@ -285,6 +316,13 @@ class ToolCalls:
         if len(parts) < 2:
             return parts[0]
         return ", ".join(parts[:-1]) + self.rng.choice((" and ", ", ", " and ")) + parts[-1]
+
+    def _joined(self, template: str) -> str:
+        """The template with any common words for `{c}` and `{C}`: a value has to be found by where it stands."""
+        for place, write in (("{c}", str), ("{C}", capital)):
+            while place in template:
+                template = template.replace(place, write(self.rng.choice(_JOINING)), 1)
+        return template
 
     def _result(self, tool: Tool) -> tuple[str, str]:
         """What a tool returns, and what to say of it."""

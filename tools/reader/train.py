@@ -29,7 +29,7 @@ from tools.reader.data import IGNORED, Batch, Batches, Mixture
 from tools.reader.start import initialise, paces
 from tools.reader.tokens import segments, train_tokenizer
 
-LAYERS, INNER, POSITIONS = 5, 192, 2048
+LAYERS, INNER, POSITIONS = 5, 112, 2048
 PEAK, WARMUP, DECAY = 7e-4, 150, 0.5
 """Largest learning rate; steps to reach it; share of the tokens over which it falls to a fiftieth."""
 _SLOW = 1.0  # embedding and head: copying must go on working for tokens that training hardly shows
@@ -203,7 +203,7 @@ def export(model: LlamaForCausalLM, folder: Path) -> None:
     """
     model.to("cpu", torch.bfloat16).save_pretrained(folder)
     for name, older in (
-        ("config.json", {"rope_theta": ROPE_BASE, "torch_dtype": "bfloat16"}),
+        ("config.json", {"rope_theta": model.config.rope_parameters["rope_theta"], "torch_dtype": "bfloat16"}),
         ("tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"}),
     ):
         known = json.loads((folder / name).read_text(encoding="utf-8"))
