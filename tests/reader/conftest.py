@@ -12,4 +12,4 @@ def fresh() -> tuple:
     from tools.reader import train
 
     torch.manual_seed(0)
-    return train.start(0, 800)
+    return train.start(0, 2000)

@@ -237,7 +237,8 @@ class ToolCalls:
         if shape < 0.25:
             return Parameter(name, "integer", str(self.rng.randrange(1, 10 ** self.rng.randint(1, 4))))
         if shape < 0.3:
-            return Parameter(name, "number", f"{self.rng.randrange(100)}.{self.rng.randrange(1, 100)}")
+            number = f"{self.rng.randrange(100)}.{self.rng.randrange(1, 100)}"
+            return Parameter(name, "number", number if self.evaluation else number.rstrip("0"))  # as JSON has it
         if shape < 0.34:
             return Parameter(name, "boolean", self.rng.choice(("true", "false")))
         value = self.words.name() if self.rng.random() < 0.5 else self.words.value()
