@@ -92,7 +92,8 @@ class TestEverySet:
 
     @pytest.mark.usefixtures("instructions")
     def test_numbers_are_those_of_the_formula(self) -> None:
-        """Mutants seen to fail: the bias of head 0 for all; the cap after the bias; a window one column longer."""
+        """Mutants seen to fail: the bias of head 0 for all; the cap after the bias; a window one column longer; the
+        last column that a query sees left out."""
 
         @settings(max_examples=25, deadline=None)
         @given(**SIZES)

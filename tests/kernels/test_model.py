@@ -79,7 +79,7 @@ def test_logits_are_those_of_the_weights(served: tuple[Path, Device]) -> None:
 def test_a_token_is_computed_alike_in_every_step(served: tuple[Path, Device]) -> None:
     """Bit for bit: in one piece, in pieces beside other rows, on a copied prefix, alone.
 
-    Mutant seen to fail: one column of values too few copied.
+    Mutants seen to fail: one column of values too few copied; panels of 4 bits made into 8 where they lie in 4.
     """
     _, device = served
     tokens, other = prompt(), prompt(70, seed=2)
