@@ -100,18 +100,24 @@ def test_sentences_that_hardly_differ_have_different_marks(fresh: tuple) -> None
     assert sum(alike) / len(alike) < 0.2
 
 
+def told(model: object, tokenizer: object, seed: int) -> Iterator[tuple[list[str], list[str], list[bool]]]:
+    """Conversations with a call: their tokens' texts, what the model says after each, and which are learnt."""
+    made = ToolCalls(random.Random(seed))
+    for _ in range(25):
+        tokens, learnt = encode(tokenizer, made.conversation(fitting=1.0))
+        with torch.inference_mode():
+            guesses = model(torch.tensor([tokens])).logits[0].argmax(-1)
+        yield *([tokenizer.decode([token]) for token in ids] for ids in (tokens, guesses)), learnt
+
+
 def begun(model: object, tokenizer: object) -> tuple[float, float, float]:
     """Share of tool names, and of the names and numbers among their arguments, whose first token the model says.
 
     And the share of arguments that it begins with a space.
     """
-    made, right, count, spaced = ToolCalls(random.Random(7)), [0, 0], [0, 0], 0
-    for _ in range(25):
-        tokens, learnt = encode(tokenizer, made.conversation(fitting=1.0))
-        text = [tokenizer.decode([token]) for token in tokens]
-        with torch.inference_mode():
-            guesses = model(torch.tensor([tokens])).logits[0].argmax(-1).tolist()
-        for at in range(2, len(tokens) - 1):
+    right, count, spaced = [0, 0], [0, 0], 0
+    for text, guesses, learnt in told(model, tokenizer, 7):
+        for at in range(2, len(text) - 1):
             if learnt[at] and text[at - 1] == '":' and text[at] in (' "', " ") and not text[at + 1][:1].islower():
                 kind = 1
             elif learnt[at] and text[at - 2 : at + 1] == ["name", '":', ' "']:
@@ -119,8 +125,8 @@ def begun(model: object, tokenizer: object) -> tuple[float, float, float]:
             else:
                 continue
             count[kind] += 1
-            right[kind] += guesses[at] == tokens[at + 1]
-            spaced += kind and tokenizer.decode([guesses[at]]).startswith(" ")
+            right[kind] += guesses[at] == text[at + 1]
+            spaced += kind and guesses[at].startswith(" ")
     return right[0] / count[0], right[1] / count[1], spaced / count[1]
 
 
@@ -139,18 +145,12 @@ def test_tools_and_arguments_are_found_before_the_first_step(fresh: tuple) -> No
 
 def typed(model: object, tokenizer: object) -> float:
     """Share of arguments before whose value the model says what their type asks for: a quote, a space or a truth."""
-    made, right, count = ToolCalls(random.Random(8)), 0, 0
-    for _ in range(25):
-        tokens, learnt = encode(tokenizer, made.conversation(fitting=1.0))
-        text = [tokenizer.decode([token]) for token in tokens]
-        with torch.inference_mode():
-            guesses = model(torch.tensor([tokens])).logits[0].argmax(-1).tolist()
-        for at in range(2, len(tokens) - 1):
+    right = count = 0
+    for text, guesses, learnt in told(model, tokenizer, 8):
+        for at in range(2, len(text) - 1):
             if learnt[at] and text[at] == '":' and text[at - 1] not in ("name", "arguments"):
                 count += 1
-                said = text[at + 1]
-                guess = tokenizer.decode([guesses[at]])
-                right += guess == said or {guess, said} == {" true", " false"}
+                right += guesses[at] == text[at + 1] or {guesses[at], text[at + 1]} == {" true", " false"}
     return right / count
 
 

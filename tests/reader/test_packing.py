@@ -12,8 +12,8 @@ torch = pytest.importorskip("torch")
 
 from tools.reader import train  # noqa: E402
 from tools.reader.attention import NAME  # noqa: E402
-from tools.reader.data import BATCH_TOKENS, IGNORED, Batches, Encoded, Mixture, pack  # noqa: E402
-from tools.reader.tokens import encode, segments, train_tokenizer  # noqa: E402
+from tools.reader.data import BATCH_TOKENS, IGNORED, Batches, Mixture, pack  # noqa: E402
+from tools.reader.tokens import Encoded, encode, segments, train_tokenizer  # noqa: E402
 
 
 @pytest.fixture(scope="module")

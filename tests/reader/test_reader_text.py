@@ -15,9 +15,9 @@ pytest.importorskip("torch")
 
 from langchain_accel._messages import to_template
 from tools.reader import builds
-from tools.reader.data import Pieces
 from tools.reader.evaluate import messages, tasks
 from tools.reader.facts import FAMILIES, Facts, fill, slots_in
+from tools.reader.pieces import Pieces
 from tools.reader.reading import UNKNOWN, Reading, Size
 from tools.reader.tokens import encode, segments, train_tokenizer
 from tools.reader.toolcalls import NO_TOOL, ToolCalls

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import dataclass
 from itertools import takewhile
@@ -12,20 +11,15 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from tools.reader.attention import Layout
+from tools.reader.pieces import Pieces
 from tools.reader.reading import Conversation, Reading, Size
-from tools.reader.tokens import encode
+from tools.reader.tokens import Encoded, encode
 from tools.reader.toolcalls import ToolCalls
-from tools.reader.words import CONTENT
 
 BATCH_TOKENS = 1024
 IGNORED = -100
 _SPLIT = (0.0, 0.5, 1.0)
 """Of the words that the vocabulary holds whole, the shares that are written in pieces; one is drawn for each group."""
-_FIXED = frozenset({"assistant", "function", "name", "number", "object", "string", "system", "text", "type", "user"})
-"""Words of the chat template and of schemas, which are the same in every text."""
-
-Encoded = tuple[list[int], list[bool]]
-"""Token ids of a conversation, and which of them training learns."""
 
 
 class Mixture:
@@ -103,41 +97,6 @@ def pack(groups: list[list[Encoded]]) -> Batch:
 def _agreeing(sequences: list[list[int]]) -> int:
     """How many tokens all sequences begin with."""
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*sequences, strict=False)))
-
-
-class Pieces:
-    """Writes some words in pieces that the vocabulary holds whole.
-
-    The vocabulary is made of training text, so that a word of it is mostly one token, and one that training never
-    showed is always several: training would not see what the evaluation is about.
-
-    Args:
-        tokenizer: the reader's.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        vocabulary = tokenizer.get_vocab()
-        merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
-        made = {"".join(pair): tuple(pair) for pair in merges}
-        words = CONTENT - _FIXED
-        self._halves: dict[int, tuple[int, int]] = {}
-        for piece, halves in made.items():
-            text = tokenizer.convert_tokens_to_string([piece])
-            bare = made.get(piece[1:]) if text.startswith(" ") else None  # the space was merged last
-            left, right = (piece[0] + bare[0], bare[1]) if bare else halves
-            if text.strip().lower() in words and left in vocabulary:
-                self._halves[vocabulary[piece]] = vocabulary[left], vocabulary[right]
-
-    def split(self, encoded: Encoded, share: float, seed: int) -> Encoded:
-        """Return a conversation with a share of its whole words in two pieces each, the same for the same seed."""
-        ids: list[int] = []
-        learnt: list[bool] = []
-        for token, learn in zip(*encoded, strict=True):
-            halves = self._halves.get(token)
-            written = halves if halves and random.Random(seed ^ token).random() < share else (token,)
-            ids += written
-            learnt += [learn] * len(written)
-        return ids, learnt
 
 
 class Batches:

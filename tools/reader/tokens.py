@@ -24,6 +24,9 @@ MARKERS = ("<tool_call>", "</tool_call>")
 # Words with their leading space, numbers in groups of up to three digits, runs of other signs, line ends one by one.
 # The space before a capital stands by itself, so that a name or a sentence's first word is the same tokens everywhere.
 _WORDS = r"'s| (?=\p{Lu})| ?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\n|\s+"
+Encoded = tuple[list[int], list[bool]]
+"""Token ids of a conversation, and which of them training learns."""
+
 _SPACE = "\u0120"
 """How byte-level vocabularies write it."""
 
@@ -106,8 +109,8 @@ def tool_prompt(tools: list[dict[str, object]]) -> str:
     )
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, conversation: Conversation) -> tuple[list[int], list[bool]]:
-    """Token ids of a conversation, and which of them training learns."""
+def encode(tokenizer: PreTrainedTokenizerFast, conversation: Conversation) -> Encoded:
+    """Write a conversation in tokens."""
     ids: list[int] = []
     learnt: list[bool] = []
     for text, learn in segments(conversation):

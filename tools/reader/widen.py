@@ -29,7 +29,10 @@ def widen(model: LlamaForCausalLM, head: int) -> LlamaForCausalLM:
     before, heads = config.head_dim, config.num_attention_heads
     wide = config.to_dict()
     wide["head_dim"] = head
-    wide["rope_parameters"] = {"rope_type": "default", "rope_theta": rope_base(model) ** (head / before)}
+    wide["rope_parameters"] = {
+        "rope_type": "default",
+        "rope_theta": config.rope_parameters["rope_theta"] ** (head / before),
+    }
     widened = LlamaForCausalLM(type(config)(**wide))
     widened.generation_config = model.generation_config
 
@@ -50,11 +53,6 @@ def widen(model: LlamaForCausalLM, head: int) -> LlamaForCausalLM:
             weights[name] = placed(weight.T, 1).T.contiguous()
     widened.load_state_dict(weights)
     return widened.eval()
-
-
-def rope_base(model: LlamaForCausalLM) -> float:
-    """The base of the rotary embedding."""
-    return float(model.config.rope_parameters["rope_theta"])
 
 
 def main() -> None:
