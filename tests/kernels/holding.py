@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from langchain_accel.devices.native import packing
+from langchain_accel.devices.native import members, packing
 from langchain_accel.devices.native.device import NativeDevice
 
 SETS = ("avx2", "avx512vnni", "amx_emulated", "amx")
@@ -25,8 +25,14 @@ def have(name: str) -> bool:
 
 
 def hold_what_kernels_hold(model: Any, device: NativeDevice) -> None:
-    """Give a model of transformers the weights that the kernels hold; beside integers, tokens rounded to 8 bits."""
+    """Give a model of transformers the numbers that the kernels hold; beside integers, tokens rounded to 8 bits."""
     layers, ends = device._model._kept
+    offset = members.FAMILY[model.config.model_type].norm_offset
+    norms = [(model.model.norm, ends.norm)]
+    for module, layer in zip(model.model.layers, layers, strict=True):
+        norms += [(module.input_layernorm, layer.norm), (module.post_attention_layernorm, layer.inner_norm)]
+    for module, numbers in norms:
+        module.weight = torch.nn.Parameter(torch.from_numpy(numbers - offset))
     held = {
         f"{index}.{name}": getattr(layer, name)
         for index, layer in enumerate(layers)
@@ -36,8 +42,14 @@ def hold_what_kernels_hold(model: Any, device: NativeDevice) -> None:
         product = held.get(name, ends.head)
         plain = replace(product, bias=None)
         whole = torch.from_numpy(kernels.linear(plain, np.eye(product.inputs, dtype=np.float32)).T.copy())
-        for part, weight in zip(parts, whole.split([part.out_features for part in parts]), strict=True):
+        sizes = [part.out_features for part in parts]
+        biases = (
+            torch.zeros(len(whole)) if product.bias is None else torch.from_numpy(product.bias[: len(whole)].copy())
+        )
+        for part, weight, bias in zip(parts, whole.split(sizes), biases.split(sizes), strict=True):
             part.weight = torch.nn.Parameter(weight)
+            if part.bias is not None:
+                part.bias = torch.nn.Parameter(bias)
             if product.dtype in ("int8", "int4"):
                 part.register_forward_pre_hook(_rounded)
 

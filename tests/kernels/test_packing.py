@@ -48,11 +48,13 @@ def test_a_text_shows_what_inputs_carry(tmp_path: Path) -> None:
         model.model.layers[1].mlp.up_proj.weight[5] = 0
     tokens = calibration.tokens_of(folder, VOCABULARY)
     assert len(tokens) > 100
-    found = calibration.importance(model, packing.products(model), tokens)
+    found = calibration.inputs(model, packing.products(model), tokens)
     assert set(found) == {name for name, _ in packing.products(model)}
-    assert {name: len(numbers) for name, numbers in found.items()}["1.down"] == 112
-    assert found["0.qkv"][3] > 20 * np.median(found["0.qkv"])
-    assert found["1.down"].min() == found["1.down"][5] > 0
+    assert len(found["1.down"].squares) == len(found["1.down"].largest) == 112
+    assert found["0.qkv"].squares[3] > 20 * np.median(found["0.qkv"].squares)
+    assert found["0.qkv"].largest[3] == found["0.qkv"].largest.max()
+    assert found["1.down"].squares.min() == found["1.down"].squares[5] > 0
+    assert found["1.down"].largest[5] == 0
 
 
 def test_harm_is_what_the_choice_of_tokens_hangs_on(tmp_path: Path) -> None:
@@ -81,7 +83,7 @@ def test_a_text_that_shows_nothing_changes_nothing(tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(make("llama", tmp_path, **WIDE), dtype=torch.float32)
     with torch.no_grad():
         model.model.embed_tokens.weight.zero_()
-    assert "0.qkv" not in calibration.importance(model, packing.products(model), np.arange(20))
+    assert "0.qkv" not in calibration.inputs(model, packing.products(model), np.arange(20))
 
 
 def test_the_head_stays_in_8_bits(tmp_path: Path) -> None:

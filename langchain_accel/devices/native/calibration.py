@@ -1,4 +1,4 @@
-"""What matters in a model, seen on a short text before its weights are rounded to few bits.
+"""What matters in a model, seen on a short text before its weights are rounded.
 
 A weight's error counts by the mean square of what it is multiplied with (as in AWQ, Lin et al. 2023, arXiv:2306.00978),
 a product's by how the model's choice of tokens hangs on its outputs.
@@ -18,10 +18,12 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer
 
 from langchain_accel.devices.base import IntArray, Logits
+from langchain_accel.devices.torch_rows.positions import position_limit
 
 _FLOOR = 0.05  # of the mean: what a short text does not show is not nothing
 _MOST_TOKENS = 512
-_TRACED_TOKENS = 128  # whose every layer is kept for the way back
+FEW_TOKENS = 128
+"""As many of the text as show the magnitudes of inputs; also those whose every layer is kept for the way back."""
 
 Products = Iterable[tuple[str, list[Any]]]
 """Names of products, and the layers that make each, one below the other."""
@@ -71,26 +73,40 @@ def tokens_of(folder: Path, vocabulary: int) -> IntArray:
     return np.array(known[:_MOST_TOKENS] or np.random.default_rng(0).integers(0, vocabulary, _MOST_TOKENS))
 
 
-def importance(model: Any, products: Products, tokens: IntArray) -> dict[str, Logits]:
-    """Return the mean square of each input of each product, `[inputs]` float32 by the product's name.
+@dataclass(frozen=True)
+class Inputs:
+    """What a text showed of the inputs of a product.
+
+    Attributes:
+        squares: mean square of each, `[inputs]` float32: how much errors of its weights count.
+        largest: largest magnitude of each, `[inputs]` float32.
+    """
+
+    squares: Logits
+    largest: Logits
+
+
+def inputs(model: Any, products: Products, tokens: IntArray) -> dict[str, Inputs]:
+    """Return what the inputs of each product are like, by the product's name.
 
     Args:
         model: as transformers loaded it.
         products: of the model.
-        tokens: `[n]` ids to see it on; as many as it has positions for.
+        tokens: `[n]` ids to see it on.
     """
-    found: dict[str, Logits] = {}
+    found: dict[str, Inputs] = {}
 
     def see(name: str, _module: Any, arguments: tuple[torch.Tensor]) -> None:
-        squares = arguments[0].float().pow(2).flatten(0, -2).mean(0)
+        numbers = arguments[0].float().flatten(0, -2)
+        squares = numbers.pow(2).mean(0)
         mean = squares.mean()
         if 0 < mean < torch.inf:  # or this text shows nothing, and all inputs count alike
-            found[name] = (squares + _FLOOR * mean).numpy()
+            found[name] = Inputs((squares + _FLOOR * mean).numpy(), numbers.abs().amax(0).numpy())
 
     hooks = [layers[0].register_forward_pre_hook(partial(see, name)) for name, layers in products]
     try:
         with torch.inference_mode():
-            model(torch.from_numpy(tokens[: model.config.max_position_embeddings])[None], use_cache=False)
+            model(torch.from_numpy(tokens)[None], use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()
@@ -127,11 +143,11 @@ class Seen:
     """What a text showed of a model's products, by their names; empty for nothing.
 
     Attributes:
-        importance: of their inputs, as `importance` finds it.
+        inputs: as `inputs` finds them.
         effects: as `effects` finds them.
     """
 
-    importance: Mapping[str, Logits]
+    inputs: Mapping[str, Inputs]
     effects: Mapping[str, Effect]
 
 
@@ -157,7 +173,7 @@ def effects(model: Any, products: Products, tokens: IntArray) -> dict[str, Effec
     hooks = [layer.register_forward_hook(partial(see, name)) for name, layers in products for layer in layers]
     hooks.append(model.get_input_embeddings().register_forward_hook(trace))
     try:
-        traced = torch.from_numpy(tokens[: min(_TRACED_TOKENS, model.config.max_position_embeddings)])[None]
+        traced = torch.from_numpy(tokens[:FEW_TOKENS])[None]
         logits = model(traced, use_cache=False).logits[0].float()
         drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=torch.Generator().manual_seed(0))[:, 0]
         (-cross_entropy(logits, drawn, reduction="sum")).backward()
@@ -176,3 +192,18 @@ def effects(model: Any, products: Products, tokens: IntArray) -> dict[str, Effec
         if len(gradients) == len(layers) == len(outputs):
             found[name] = Effect(whole([inputs]), whole([output.detach() for output in outputs]), whole(gradients))
     return found
+
+
+def look(model: Any, products: Products, tokens: IntArray, weights: str) -> Seen:
+    """Return what a text shows of a model that is to be rounded.
+
+    Args:
+        model: as transformers loaded it; for 4 bits, its weights ask for no gradients any more.
+        products: of the model.
+        tokens: `[n]` ids of the text; as many are read as it has positions for, and for 8 bits a few say enough.
+        weights: `"int8"` or `"int4"`.
+    """
+    products, tokens = list(products), tokens[: position_limit(model.config)[0]]
+    if weights == "int8":
+        return Seen(inputs(model, products, tokens[:FEW_TOKENS]), {})
+    return Seen(inputs(model, products, tokens), effects(model, products, tokens))

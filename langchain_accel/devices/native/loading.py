@@ -79,13 +79,10 @@ def pack(plan: Plan, config: Any, weights: str, threads: int, progress: Progress
     progress("loading weights", 1, 1)
     expected = plain_logits(model, selfcheck.probe(config.vocab_size, config.max_position_embeddings))
     seen = calibration.Seen({}, {})
-    if weights == "int4":
-        progress("reading a text to see which weights matter", 0, 1)
-        tokens = calibration.tokens_of(folder, config.vocab_size)
-        products = list(packing.products(model))
-        seen = calibration.Seen(
-            calibration.importance(model, products, tokens), calibration.effects(model, products, tokens)
-        )
+    if weights != "exact":
+        progress("reading a text to see what rounding would change", 0, 1)
+        tokens, products = calibration.tokens_of(folder, config.vocab_size), list(packing.products(model))
+        seen = calibration.look(model, products, tokens, weights)
     return packing.pack(model, held, expected, weights, seen, threads, progress)
 
 

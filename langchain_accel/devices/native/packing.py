@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from langchain_accel.devices.base import Logits, Progress
 from langchain_accel.devices.memory import head_counts
-from langchain_accel.devices.native import members
+from langchain_accel.devices.native import balance, members
+from langchain_accel.devices.native.balance import Factors
 from langchain_accel.devices.native.packed import Packed
 
 if TYPE_CHECKING:
-    from langchain_accel.devices.native.calibration import Seen
+    from langchain_accel.devices.native.calibration import Inputs, Seen
 
 
 def pack(
@@ -48,6 +49,15 @@ def pack(
     if member.rooted:
         factor = float(torch.tensor(config["hidden_size"] ** 0.5, dtype=weight.dtype))
     heads, kv_heads = head_counts(config)
+    layers = dict(products(model))
+    rounded = layers if weights != "exact" else {}
+    factors = balance.of_layers(
+        {name: _largest(parts) for name, parts in rounded.items()},
+        {name: sum(part.out_features for part in parts) for name, parts in rounded.items()},
+        seen.inputs,
+        heads,
+        kv_heads,
+    )
     numbers = {
         "hidden": config["hidden_size"],
         "inner": config["intermediate_size"],
@@ -65,17 +75,18 @@ def pack(
     }
     arrays = {
         "embedding": _array(weight.to(held)),
-        "norm": _norm(model.model.norm, member),
+        "norm": _norm(model.model.norm, member, factors.get("head")),
         "frequencies": rope.inv_freq.float().numpy(),
         "expected": expected,
     }
     for index, layer in enumerate(model.model.layers):
-        arrays[f"{index}.norm"] = _norm(layer.input_layernorm, member)
-        arrays[f"{index}.inner_norm"] = _norm(layer.post_attention_layernorm, member)
+        arrays[f"{index}.norm"] = _norm(layer.input_layernorm, member, factors.get(f"{index}.qkv"))
+        inner = factors.get(f"{index}.gate_up")
+        arrays[f"{index}.inner_norm"] = _norm(layer.post_attention_layernorm, member, inner)
         if hasattr(layer.self_attn, "q_norm"):
-            arrays[f"{index}.query_norm"] = _norm(layer.self_attn.q_norm, member)
-            arrays[f"{index}.key_norm"] = _norm(layer.self_attn.k_norm, member)
-    for name, product in _packed(dict(products(model)), held, weights, seen, threads, progress).items():
+            arrays[f"{index}.query_norm"] = _norm(layer.self_attn.q_norm, member, None)
+            arrays[f"{index}.key_norm"] = _norm(layer.self_attn.k_norm, member, None)
+    for name, product in _packed(layers, held, weights, seen, factors, threads, progress).items():
         parts = {product.dtype: product.weight, "scales": product.scales, "bias": product.bias}
         arrays |= {f"{name}.{part}": numbers for part, numbers in parts.items() if numbers is not None}
     return Packed(weights, numbers, members.windows(config), float(rope.attention_scaling), arrays)
@@ -86,30 +97,37 @@ def _packed(
     held: torch.dtype,
     weights: str,
     seen: Seen,
+    factors: Mapping[str, Factors],
     threads: int,
     progress: Progress,
 ) -> dict[str, kernels.PackedLinear]:
     dtype = None if weights == "exact" else weights
     done: dict[str, kernels.PackedLinear] = {}
 
+    def pack_as(dtype: str | None, name: str) -> kernels.PackedLinear:
+        return _pack(layers[name], held, dtype, factors.get(name), seen.inputs.get(name))
+
     def pack_one(name: str) -> kernels.PackedLinear:
-        packed = _pack(layers[name], held, "int8" if dtype and name == "head" else dtype, seen.importance.get(name))
+        packed = pack_as("int8" if dtype and name == "head" else dtype, name)
         if weights != "int4":  # which comes back for some
             for layer in layers[name]:
                 layer.weight = None
         return packed
+
+    def harm(name: str) -> float:
+        by = factors[name]
+        return seen.effects[name].harm(lambda inputs: kernels.linear(done[name], inputs / by.inputs) * by.outputs)
 
     with ThreadPoolExecutor(threads) as pool:
         for name, product in zip(layers, pool.map(pack_one, layers), strict=True):
             progress("packing weights", len(done), len(layers))
             done[name] = product
         if weights == "int4":
-            rounded = {name: product for name, product in done.items() if name in seen.effects and name != "head"}
-            harms = pool.map(lambda name: seen.effects[name].harm(partial(kernels.linear, rounded[name])), rounded)
-            sizes = [product.weight.size for product in rounded.values()]
-            kept = sensitive(dict(zip(rounded, zip(harms, sizes, strict=True), strict=True)))
-            again = pool.map(lambda name: _pack(layers[name], held, "int8", None), kept)
-            done |= dict(zip(kept, again, strict=True))
+            judged = [name for name in done if name in seen.effects and name != "head"]
+            sizes = [done[name].weight.size for name in judged]
+            harms = list(pool.map(harm, judged))
+            kept = sensitive(dict(zip(judged, zip(harms, sizes, strict=True), strict=True)))
+            done |= dict(zip(kept, pool.map(partial(pack_as, "int8"), kept), strict=True))
     progress("packing weights", len(layers), len(layers))
     return done
 
@@ -144,19 +162,32 @@ def products(model: Any) -> Iterator[tuple[str, list[torch.nn.Linear]]]:
     yield "head", [model.lm_head]
 
 
+def _largest(layers: list[torch.nn.Linear]) -> Logits:
+    """Return the largest magnitude of each input's weights, `[inputs]` float32."""
+    largest: Logits = torch.stack([layer.weight.detach().abs().amax(0) for layer in layers]).amax(0).float().numpy()
+    return largest
+
+
 def _pack(
-    layers: list[torch.nn.Linear], held: torch.dtype, dtype: str | None, importance: Logits | None
+    layers: list[torch.nn.Linear], held: torch.dtype, dtype: str | None, factors: Factors | None, seen: Inputs | None
 ) -> kernels.PackedLinear:
     weight = layers[0].weight if len(layers) == 1 else torch.cat([layer.weight for layer in layers])
     bias = None
     if any(layer.bias is not None for layer in layers):
         parts = [torch.zeros(layer.out_features) if layer.bias is None else layer.bias.float() for layer in layers]
         bias = torch.cat(parts).numpy()
-    return kernels.pack(_array(weight.to(held)), bias, dtype=dtype, importance=importance)
+    if factors is None:
+        return kernels.pack(_array(weight.to(held)), bias, dtype=dtype)
+    weight = weight.detach().to(torch.float32, copy=True)
+    weight.mul_(torch.from_numpy(factors.inputs)).div_(torch.from_numpy(factors.outputs)[:, None])
+    bias = None if bias is None else bias / factors.outputs
+    importance = None if seen is None or dtype != "int4" else seen.squares / factors.inputs**2
+    return kernels.pack(weight.numpy(), bias, dtype=dtype, importance=importance)
 
 
-def _norm(module: Any, member: members.Member) -> NDArray[Any]:
-    return _array(module.weight.float() + member.norm_offset)
+def _norm(module: Any, member: members.Member, factors: Factors | None) -> NDArray[Any]:
+    weight = _array(module.weight.float() + member.norm_offset)
+    return weight if factors is None else weight / factors.inputs
 
 
 def _array(tensor: torch.Tensor) -> NDArray[Any]:

@@ -9,10 +9,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from langchain_accel.devices.torch_rows.quantised import balanced
+
 if TYPE_CHECKING:
     import langchain_accel_kernels as kernels
 
-    from langchain_accel.devices.base import Logits
+    from langchain_accel.devices.native.calibration import Inputs
 
 _LANES = 16  # the kernels read inputs in whole registers
 
@@ -24,7 +26,7 @@ class NativeLinear(nn.Module):
         linear: the layer to replace; its weight is not kept.
         parts: whose threads compute it.
         weights: `"int8"` or `"int4"`.
-        importance: `[in_features]` float32, how much the errors of an input's weights matter; None for all alike.
+        seen: what a text showed of its inputs; None for nothing.
 
     Attributes:
         in_features: width of the input.
@@ -32,7 +34,7 @@ class NativeLinear(nn.Module):
     """
 
     def __init__(
-        self, linear: nn.Linear, parts: kernels.Parts, weights: str = "int8", importance: Logits | None = None
+        self, linear: nn.Linear, parts: kernels.Parts, weights: str = "int8", seen: Inputs | None = None
     ) -> None:
         super().__init__()
         import langchain_accel_kernels as kernels
@@ -41,11 +43,14 @@ class NativeLinear(nn.Module):
         self.out_features = linear.out_features
         self._parts = parts
         self._missing = -linear.in_features % _LANES  # columns of zeros that fill the last register
-        weight = functional.pad(linear.weight.detach().float(), (0, self._missing))
+        weight, factors = balanced(linear, seen)
+        self._factors = factors.numpy()
         bias = None if linear.bias is None else linear.bias.detach().float().numpy()
-        if importance is not None:
-            importance = np.pad(importance, (0, self._missing))
-        self._layer = kernels.pack(weight.numpy(), bias, dtype=weights, importance=importance)
+        importance = None
+        if seen is not None and weights == "int4":
+            importance = np.pad(seen.squares / self._factors**2, (0, self._missing))
+        padded = functional.pad(weight, (0, self._missing)).numpy()
+        self._layer = kernels.pack(padded, bias, dtype=weights, importance=importance)
 
     @property
     def size(self) -> int:
@@ -54,7 +59,7 @@ class NativeLinear(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return `inputs @ weight.T + bias` for `[..., in_features]` inputs, in their dtype."""
-        tokens = inputs.float().numpy().reshape(-1, self.in_features)
+        tokens = inputs.float().numpy().reshape(-1, self.in_features) / self._factors
         if self._missing:
             tokens = np.pad(tokens, ((0, 0), (0, self._missing)))
         output = self._parts.linear(self._layer, tokens).reshape(*inputs.shape[:-1], self.out_features)

@@ -7,6 +7,8 @@ from collections.abc import Collection
 import torch
 from torch import nn
 
+from langchain_accel.devices.native import balance
+from langchain_accel.devices.native.calibration import Inputs
 from langchain_accel.errors import DeviceUnavailable, ModelRejected
 
 _INSTRUCTIONS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
@@ -27,18 +29,19 @@ class Int8Linear(nn.Module):
 
     Args:
         linear: the layer to replace; its weight is not kept.
+        seen: what a text showed of its inputs; None for nothing.
 
     Attributes:
         in_features: width of the input.
         out_features: width of the output.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, seen: Inputs | None = None) -> None:
         super().__init__()
         self.in_features = linear.in_features
         self.out_features = linear.out_features
         self.bias = None if linear.bias is None else linear.bias.detach().float()
-        weight = linear.weight.detach().float()
+        weight, self._factors = balanced(linear, seen)
         scales = weight.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / _LEVELS
         # Plain attributes: an opaque tensor can be neither moved, cast nor saved as a parameter can.
         self._weight = torch.ops.onednn.qlinear_prepack((weight / scales[:, None]).round().to(torch.int8), None)
@@ -47,7 +50,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return `inputs @ weight.T + bias` for `[..., in_features]` inputs, in their dtype."""
-        tokens = inputs.reshape(-1, self.in_features).float()
+        tokens = inputs.reshape(-1, self.in_features).float() / self._factors
         levels, scales = _quantise(tokens)
         mean_square = torch.linalg.vector_norm(tokens, dim=1, keepdim=True) / self.in_features**0.5
         coarse = (scales * _LEVELS > OUTLIER * mean_square).nonzero()[:, 0]
@@ -69,6 +72,20 @@ class Int8Linear(nn.Module):
             levels, 1.0, _ZERO, self._weight, self._scales, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
         return product
+
+
+def balanced(linear: nn.Linear, seen: Inputs | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a layer's weight for inputs that are divided by factors, float32, and the factors, `[in_features]`.
+
+    Args:
+        linear: the layer.
+        seen: what a text showed of its inputs, by which outliers of these move into the weight; None leaves all alike.
+    """
+    weight = linear.weight.detach().float()
+    if seen is None:
+        return weight, torch.ones(linear.in_features)
+    factors = torch.from_numpy(balance.between(seen.largest, weight.abs().amax(0).numpy()))
+    return weight * factors, factors
 
 
 def _quantise(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,8 +22,8 @@ from langchain_accel.devices.torch_rows.native_arena import NativeArena
 from langchain_accel.devices.torch_rows.native_linear import NativeLinear
 from langchain_accel.errors import PlanRejected
 
-if TYPE_CHECKING:
-    import langchain_accel_kernels as kernels
+_Make = Callable[[nn.Linear, str, "calibration.Inputs | None"], nn.Module]
+"""Of a linear layer, the dtype of its weight and what a text showed of its inputs: what replaces it."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,11 @@ def choose(
         DeviceUnavailable: there are no kernels, and torch's 8-bit products need another processor.
         PlanRejected: there are no kernels for 4-bit weights.
     """
+
+    def linear(model: Any, make: _Make) -> linears.Pack:
+        progress("reading a text to see what rounding would change", 0, 1)
+        return _by_text(model, calibration.tokens_of(folder, config["vocab_size"]), weights, make)
+
     absent = members.absent() if kernels else "kernels=False"
     if absent is not None:
         if weights == "int4":
@@ -77,40 +82,44 @@ def choose(
             raise PlanRejected(msg)
         quantised.check_processor(cpu_flags())
         progress(f"8-bit weights by torch, which is slower than the kernels: {absent}", 1, 1)
-        return Rounding(selfcheck.INT8, lambda _model: quantised.Int8Linear, partial(TorchArena, dtype=cache), threads)
+        by_torch = partial(linear, make=lambda layer, _dtype, seen: quantised.Int8Linear(layer, seen))
+        return Rounding(selfcheck.INT8, by_torch, partial(TorchArena, dtype=cache), threads)
     import langchain_accel_kernels
 
     progress(f"products and attention by the kernels, in torch's steps: {members.refusal(config)}", 1, 1)
     parts = langchain_accel_kernels.Parts(threads)
-
-    def linear(model: Any) -> linears.Pack:
-        if weights == "int8":
-            return partial(NativeLinear, parts=parts)
-        progress("reading a text to see which weights matter", 0, 1)
-        return _few_bits(model, calibration.tokens_of(folder, config["vocab_size"]), parts)
-
+    by_kernels = partial(linear, make=lambda layer, dtype, seen: NativeLinear(layer, parts, dtype, seen))
     # One thread for torch: more would spin for a while after each of its operations, where the kernels' threads work.
     arena = partial(NativeArena, parts=parts, dtype=cache)
     tolerance = selfcheck.INT8 if weights == "int8" else selfcheck.INT4
-    return Rounding(tolerance, linear, arena, 1, parts.close)
+    return Rounding(tolerance, by_kernels, arena, 1, parts.close)
 
 
-def _few_bits(model: Any, tokens: IntArray, parts: kernels.Parts) -> linears.Pack:
-    """Return what replaces each linear layer: in 4 bits, or in 8 the head and where a text shows most harm."""
+def _by_text(model: Any, tokens: IntArray, weights: str, make: _Make) -> linears.Pack:
+    """Return what replaces each linear layer, by what a text shows.
+
+    In 8 bits; or in 4, but for the head and where a text shows most harm.
+    """
     from langchain_accel.devices.native.packing import sensitive
 
     linears.straighten(model)
     head = model.get_output_embeddings()
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
-    products = [(name, [layer]) for name, layer in layers.items() if layer is not head]
-    importance = calibration.importance(model, products, tokens)
-    effects = calibration.effects(model, products, tokens)
-    made = {name: NativeLinear(layer, parts, "int4", importance.get(name)) for name, [layer] in products}
+    seen = calibration.look(model, [(name, [layer]) for name, layer in layers.items()], tokens, weights)
+    inputs = {id(layer): seen.inputs.get(name) for name, layer in layers.items()}
+
+    def replace(layer: nn.Linear, dtype: str = "int8") -> nn.Module:
+        return make(layer, dtype, inputs.get(id(layer)))
+
+    if weights == "int8":
+        return replace
+    made = {name: replace(layer, "int4") for name, layer in layers.items() if layer is not head}
 
     def harm(name: str) -> float:
-        return effects[name].harm(lambda inputs: made[name](torch.from_numpy(inputs)).numpy())
+        return seen.effects[name].harm(lambda tokens: made[name](torch.from_numpy(tokens)).numpy())
 
-    for name in sensitive({name: (harm(name), made[name].size) for name in effects}):
-        made[name] = NativeLinear(layers[name], parts)
+    judged = made.keys() & seen.effects.keys()
+    for name in sensitive({name: (harm(name), made[name].size) for name in sorted(judged)}):
+        made[name] = replace(layers[name])
     found = {id(layers[name]): rounded for name, rounded in made.items()}
-    return lambda layer: found.get(id(layer)) or NativeLinear(layer, parts)
+    return lambda layer: found.get(id(layer)) or replace(layer)
