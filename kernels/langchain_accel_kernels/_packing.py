@@ -16,7 +16,7 @@ library = _library.load()
 PANEL = 32
 """Outputs of a weight that lie together; scales and biases are padded to a multiple of it."""
 
-PACKED = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
+PACKED = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3, "bfloat16_pairs": 4}
 """Dtypes of packed weights, and the library's codes of them."""
 
 _DTYPES = {np.dtype(np.float32): "float32", np.dtype(np.uint16): "bfloat16"}
@@ -32,8 +32,8 @@ class PackedLinear:
         bias: float32, as long as scales are, or None.
         inputs: width of the input.
         outputs: width of the output.
-        dtype: of the weights: `"float32"`, `"bfloat16"`, `"int8"`, or `"int4"`, in which 16 inputs of an output share a
-            factor as well.
+        dtype: of the weights: `"float32"`, `"bfloat16"`, `"bfloat16_pairs"`, which rounds its inputs to bfloat16, too,
+            `"int8"`, or `"int4"`, in which 16 inputs of an output share a factor as well.
     """
 
     weight: NDArray[np.uint8]
@@ -52,7 +52,7 @@ class PackedLinear:
 
 
 def instructions() -> str | None:
-    """Return the instruction set in use, `"amx"`, `"avx512vnni"` or `"avx2"`; None where the processor has none."""
+    """Return the instruction set in use: `"amx"`, `"avx512bf16"`, `"avx512vnni"` or `"avx2"`; None where none fits."""
     name: bytes | None = library.accel_instructions()
     return None if name is None else name.decode()
 
@@ -97,9 +97,10 @@ def pack(
     Args:
         weight: `[outputs, inputs]`, float32, or bfloat16 as uint16.
         bias: `[outputs]` float32.
-        dtype: None for the numbers as they are. `"int8"`: levels of -127 to 127 and a scale for each output. `"int4"`:
-            levels of -8 to 7, a factor of -15 to 15 for 16 inputs of an output, and a scale for each output, searched
-            for the least error.
+        dtype: None for the numbers as they are. `"bfloat16_pairs"`: likewise, of bfloat16, for inputs that are rounded
+            to bfloat16 at each call; sums are float32. `"int8"`: levels of -127 to 127 and a scale for each output.
+            `"int4"`: levels of -8 to 7, a factor of -15 to 15 for 16 inputs of an output, and a scale for each output,
+            searched for the least error.
         importance: `[inputs]` float32, how much the error of an input's weights counts in that search, usually the
             mean square of the input; None for all alike.
 
@@ -108,11 +109,15 @@ def pack(
         ValueError: a shape does not fit the weight's, or the dtype is none of these.
     """
     code = dtype_code(weight)
-    if dtype not in (None, "int8", "int4"):
-        msg = f"a weight is packed as 'int8', 'int4', or None for the numbers as they are, got {dtype!r}"
+    if dtype not in (None, "int8", "int4", "bfloat16_pairs"):
+        as_they_are = "None for the numbers as they are"
+        msg = f"a weight is packed as 'int8', 'int4', 'bfloat16_pairs', or {as_they_are}, got {dtype!r}"
         raise ValueError(msg)
     weight = np.ascontiguousarray(weight)
     outputs, inputs = weight.shape
+    if dtype == "bfloat16_pairs" and (weight.dtype != np.uint16 or inputs % 2):
+        msg = f"pairs are of bfloat16 numbers as uint16, got {weight.dtype} and {inputs} inputs"
+        raise ValueError(msg)
     if importance is not None and importance.shape != (inputs,):
         msg = f"importance must be an array of {inputs} numbers, one for each input, got {importance.shape}"
         raise ValueError(msg)
@@ -122,8 +127,8 @@ def pack(
         padded[:outputs] = bias
     named = dtype or _DTYPES[weight.dtype]
     packed = np.empty(packed_bytes(named, outputs, inputs), np.uint8)
-    if dtype is None:
-        check(library.accel_lay_out(weight.ctypes.data, code, outputs, inputs, packed.ctypes.data))
+    if dtype in (None, "bfloat16_pairs"):
+        check(library.accel_lay_out(weight.ctypes.data, PACKED[named], outputs, inputs, packed.ctypes.data))
         return PackedLinear(packed, None, padded, inputs, outputs, named)
     scales = np.empty(-(-outputs // PANEL) * PANEL, np.float32)
     weighs = None if importance is None else np.ascontiguousarray(importance, np.float32)

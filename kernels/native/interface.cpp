@@ -104,10 +104,13 @@ int accel_pack(const void *numbers, int32_t dtype, int32_t packed, int32_t outpu
 int accel_lay_out(const void *numbers, int32_t dtype, int32_t outputs, int32_t inputs, void *weight) {
   return guarded([&] {
     const auto lay = [&](const auto *from, auto *to) {
+      const int64_t beside = dtype == BFLOAT16_PAIRS ? 2 : 1; // inputs
       std::memset(to, 0, static_cast<size_t>(accel_packed_bytes(dtype, outputs, inputs)));
       for (int64_t output = 0; output < outputs; output++)
-        for (int64_t input = 0; input < inputs; input++)
-          to[(output / PANEL * inputs + input) * PANEL + output % PANEL] = from[output * inputs + input];
+        for (int64_t input = 0; input < inputs; input++) {
+          const int64_t place = (output / PANEL * inputs + input / beside * beside) * PANEL;
+          to[place + output % PANEL * beside + input % beside] = from[output * inputs + input];
+        }
     };
     if (dtype == FLOAT32)
       lay(static_cast<const float *>(numbers), static_cast<float *>(weight));

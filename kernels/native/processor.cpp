@@ -31,10 +31,18 @@ const Kernels &kernels_here() {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool vnni = avx2 && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
                     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  const bool amx = vnni && matrix_registers();
-  const std::string name = asked && *asked ? asked : amx ? "amx" : vnni ? "avx512vnni" : "avx2";
+#ifdef ACCEL_BF16
+  const bool bf16 = vnni && __builtin_cpu_supports("avx512bf16");
+#else
+  constexpr bool bf16 = false; // the compiler knew none
+#endif
+  const bool amx = bf16 && matrix_registers();
+  const std::string name = asked && *asked ? asked : amx ? "amx" : bf16 ? "avx512bf16" : vnni ? "avx512vnni" : "avx2";
 #ifdef ACCEL_AMX
   if (name == "amx" && amx) return kernels_amx();
+#endif
+#ifdef ACCEL_BF16
+  if (name == "avx512bf16" && bf16) return kernels_avx512bf16();
 #endif
   if (name == "amx_emulated" && vnni) return kernels_amx_emulated();
   if (name == "avx512vnni" && vnni) return kernels_avx512vnni();

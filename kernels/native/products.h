@@ -54,13 +54,29 @@ inline void exact_tile(const void *panel, int inputs, const int32_t *units, Floa
   each_sum<TOKENS>([&](int token, int v) { sums[token][v] = found[token][v]; });
 }
 
+// `TOKENS` tokens against `VECTORS` vectors of a panel of pairs, one pair of inputs after the other.
+template <int TOKENS>
+inline void pair_tile(const void *panel, int inputs, const int32_t *units, Floats (*sums)[VECTORS]) {
+  Floats found[TOKENS][VECTORS];
+  each_sum<TOKENS>([&](int token, int v) { found[token][v] = Floats{}; });
+  const uint16_t *weight = static_cast<const uint16_t *>(panel);
+  for (int input = 0; input < inputs; input += 2, weight += 2 * PANEL, units += TILE) {
+    for (int line = 0; line < 2; line++)
+      __builtin_prefetch(reinterpret_cast<const char *>(weight) + AHEAD + 64 * line);
+    for (int token = 0; token < TOKENS; token++)
+      for (int v = 0; v < VECTORS; v++) found[token][v] = dot_pairs(found[token][v], weight + 2 * STEP * v, units[token]);
+  }
+  each_sum<TOKENS>([&](int token, int v) { sums[token][v] = found[token][v]; });
+}
+
 typedef void (*Tile)(const uint8_t *, int, const int32_t *, Ints (*)[VECTORS]);
 typedef void (*NibbleTile)(const uint8_t *, int, int, const int32_t *, const int32_t *, Ints (*)[VECTORS]);
 typedef void (*ExactTile)(const void *, int, const int32_t *, Floats (*)[VECTORS]);
 template <int... N> struct Tiles {
   static constexpr Tile of[] = {nullptr, tile<N>...};
   static constexpr ExactTile exact[][sizeof...(N) + 1] = {{nullptr, exact_tile<N, float>...},
-                                                          {nullptr, exact_tile<N, uint16_t>...}};
+                                                          {nullptr, exact_tile<N, uint16_t>...},
+                                                          {nullptr, pair_tile<N>...}};
 };
 template <int... N> struct NibbleTiles { static constexpr NibbleTile of[] = {nullptr, nibble_tile<N>...}; };
 #ifdef __AVX512F__
@@ -159,13 +175,15 @@ void integer_linear(const Linear &layer, const Inputs &in, int64_t tokens, int f
 void exact_linear(const Linear &layer, const Inputs &in, int64_t tokens, int first_panel, int last_panel, float *out,
                   int64_t stride, bool add, float factor) {
   const int64_t size_of = layer.dtype == FLOAT32 ? sizeof(float) : sizeof(uint16_t);
+  const bool pairs = layer.dtype == BFLOAT16_PAIRS;
   for (int panel = first_panel; panel < last_panel; panel++) {
     const char *weight = static_cast<const char *>(layer.weight) + panel * size_of * PANEL * layer.inputs;
     each_tile<TILE>(in, 0, tokens, MANY, [&](const int32_t *units, int64_t first, int size) {
       for (int part = 0; part < PANEL / STEP; part += VECTORS) {
         const int column = panel * PANEL + part * STEP;
         Floats sums[MANY][VECTORS];
-        Each::exact[layer.dtype][size](weight + part * STEP * size_of, layer.inputs, units, sums);
+        const char *from = weight + part * STEP * size_of * (pairs ? 2 : 1);
+        Each::exact[pairs ? 2 : layer.dtype][size](from, layer.inputs, units, sums);
         for (int i = 0; i < size; i++)
           for (int v = 0; v < VECTORS && column + v * STEP < layer.outputs; v++)
             finish(layer, sums[i][v], column + v * STEP, true, add, factor, out + (first + i) * stride);
@@ -187,6 +205,8 @@ void linear(const Linear &layer, const Inputs &in, int64_t tokens, int first_pan
 void give(const Linear &layer, const float *numbers, const Inputs &out, int64_t token) {
   if (layer.dtype == INT8 || layer.dtype == INT4)
     quantise(numbers, layer.inputs, out, token);
+  else if (layer.dtype == BFLOAT16_PAIRS)
+    pair(numbers, layer.inputs, out, token);
   else
     lay<TILE>(numbers, out, token, layer.inputs);
 }

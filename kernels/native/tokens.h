@@ -1,4 +1,4 @@
-// What happens to one token between the products: norms, gates, rotary positions, rounding to 8 bits.
+// What happens to one token between the products: norms, gates, rotary positions, rounding.
 #pragma once
 #include "vectors.h"
 #include <cmath>
@@ -46,6 +46,15 @@ void quantise(const float *numbers, int size, const Inputs &out, int64_t token) 
   for (int i = 0; i < size; i++) numbers_left[i] = numbers[i] - levels[i] * scale;
   out.scales[slot] = to_levels(numbers_left, size, levels, out.sums + slot);
   lay<BESIDE>(levels, out, slot, out.stride);
+}
+
+// Rounds a token to bfloat16.
+void pair(const float *numbers, int size, const Inputs &out, int64_t token) {
+  typedef uint16_t Halves __attribute__((vector_size(2 * STEP), aligned(2), may_alias));
+  uint16_t *halves = static_cast<uint16_t *>(__builtin_alloca(static_cast<size_t>(size) * sizeof(uint16_t)));
+  for (int i = 0; i < size; i += STEP)
+    *reinterpret_cast<Halves *>(halves + i) = __builtin_convertvector(rounded(load(numbers + i)), Halves);
+  lay<TILE>(halves, out, token, size / 2);
 }
 
 // Root-mean-square norm (Zhang and Sennrich 2019, arXiv:1910.07467).

@@ -18,12 +18,13 @@ constexpr float LEVELS = 127;
 // A token whose largest number is so many times its root mean square is held in two passes of 8 bits, 15 bits in all.
 constexpr float OUTLIER = 16;
 
-enum Dtype : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT4 = 3 };
+enum Dtype : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT4 = 3, BFLOAT16_PAIRS = 4 };
 enum Activation : int32_t { SILU = 0, GELU_TANH = 1 };
 
-// A linear layer with weights as numbers, `[outputs / PANEL][inputs][PANEL]`, or in integers with a scale for each
-// output: in 8 bits levels plus 128, `[outputs / PANEL][inputs / 4][PANEL][4]`; in 4 bits
-// `[outputs / PANEL][inputs / BLOCK]` blocks, see nibbles.h.
+// A linear layer with weights as numbers, `[outputs / PANEL][inputs][PANEL]`; as pairs of bfloat16 for tokens that are
+// rounded to bfloat16, `[outputs / PANEL][inputs / 2][PANEL][2]`; or in integers with a scale for each output: in 8 bits
+// levels plus 128, `[outputs / PANEL][inputs / 4][PANEL][4]`; in 4 bits `[outputs / PANEL][inputs / BLOCK]` blocks, see
+// nibbles.h.
 struct Linear {
   const void *weight;
   const float *scales; // null for numbers
@@ -33,7 +34,8 @@ struct Linear {
   int32_t dtype;
 };
 
-// Tokens as products take them: in units of four bytes, which hold a number or four levels, after the weight. The units
+// Tokens as products take them: in units of four bytes, which hold a number, a pair or four levels, after the
+// weight. The units
 // of some slots lie side by side, so that a product reads them one after the other: how many is up to the instruction
 // set. Slot t is token t; the slots from `capacity` on are what rounding left of some.
 struct Inputs {
@@ -103,6 +105,7 @@ struct Kernels {
 
 const Kernels &kernels_avx2();
 const Kernels &kernels_avx512vnni();
+const Kernels &kernels_avx512bf16();
 const Kernels &kernels_amx();
 const Kernels &kernels_amx_emulated();
 

@@ -74,6 +74,31 @@ inline float get(const uint16_t *from) {
   return value;
 }
 
+// Rounds numbers to bfloat16, to nearest even; each stands in the lower half of its place.
+inline Ints rounded(Floats numbers) {
+  typedef uint32_t Words __attribute__((vector_size(4 * STEP)));
+  const Words words = (Words)numbers;
+  return (Ints)((words + 0x7fff + ((words >> 16) & 1)) >> 16);
+}
+
+// Adds the products of pairs of bfloat16 numbers, the second one first, as the instruction does.
+inline Floats dot_pairs(Floats sums, const uint16_t *weights, int32_t pair) {
+  typedef int32_t Unaligned __attribute__((vector_size(4 * STEP), aligned(2), may_alias));
+  const Ints both = *reinterpret_cast<const Unaligned *>(weights);
+#ifdef __AVX512BF16__
+  return (Floats)_mm512_dpbf16_ps((__m512)sums, (__m512bh)both, (__m512bh)_mm512_set1_epi32(pair));
+#else
+  constexpr int32_t UPPER = ~0xffff;
+  const auto number = [](int32_t word) {
+    float value;
+    memcpy(&value, &word, 4);
+    return value;
+  };
+  sums += bits(both & UPPER) * all(number(pair & UPPER));
+  return sums + bits(both << 16) * all(number(static_cast<int32_t>(static_cast<uint32_t>(pair) << 16)));
+#endif
+}
+
 // Takes the halves of a register together until one number is left.
 template <typename Take> inline float folded(Floats a, Take take) {
 #ifdef __AVX512F__

@@ -47,7 +47,7 @@ public:
   // As a layer takes them; `rests` counts what rounding leaves of tokens, from 0.
   Inputs of(const Linear &layer, int32_t *rests) const {
     const bool levels = layer.dtype == INT8 || layer.dtype == INT4;
-    const int64_t stride = up(layer.inputs, 64) / (levels ? 4 : 1);
+    const int64_t stride = up(layer.inputs, 64) / (levels ? 4 : layer.dtype == BFLOAT16_PAIRS ? 2 : 1);
     return {units_.get(), scales_.get(), sums_.get(), owners_.get(), rests, stride, capacity_};
   }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,16 +96,19 @@ def _rounds(plan: Plan, options: Options) -> bool:
 
 
 def _for_kernels(plan: Plan, options: Options) -> bool:
-    """Whether the kernels are to serve a plan if they can: they compute in float32, or with rounded weights."""
-    if not options.kernels or plan.tensor_parallel_size > 1:
-        return False
-    return _rounds(plan, options) or dtype_of(plan) == "float32"
+    """Whether the kernels are to serve a plan if they can."""
+    return options.kernels and plan.tensor_parallel_size == 1
+
+
+def _settled(plan: Plan, options: Options) -> str:
+    """Return the dtype of a plan: what exact weights are computed in; beside rounded ones, what it asks for."""
+    return plan.dtype if _rounds(plan, options) else dtype_of(plan)
 
 
 def _cache_dtype(plan: Plan, options: Options) -> str:
     """Return the dtype of keys and values in torch's steps: the kernels', where these attend to them."""
     native = _rounds(plan, options) and options.kernels and members.absent() is None
-    return members.cache_dtype(plan.dtype, options.weights, "auto") if native else dtype_of(plan)
+    return members.cache_dtype(plan.dtype, "auto") if native else dtype_of(plan)
 
 
 def _torch_demand(plan: Plan, config: Mapping[str, Any], *, weights: int, item_bytes: int) -> Demand:
@@ -115,9 +118,10 @@ def _torch_demand(plan: Plan, config: Mapping[str, Any], *, weights: int, item_b
 
 
 def _native_demand(plan: Plan, options: Options, config: Mapping[str, Any]) -> Demand:
-    exported = packed.holds(Path(plan.model))
-    weights = packed.size(Path(plan.model)) if exported else members.weight_bytes(config, options.weights)
-    column = members.cache_bytes(config, plan.dtype, "int8" if exported else options.weights, options.kv_cache)
+    exported, dtype = packed.holds(Path(plan.model)), _settled(plan, options)
+    held = {**config, "dtype": dtype} if dtype == "bfloat16" and options.weights == "exact" else config
+    weights = packed.size(Path(plan.model)) if exported else members.weight_bytes(held, options.weights)
+    column = members.cache_bytes(config, dtype, options.kv_cache)
     return Demand(weights, column, _working(plan, config))
 
 
@@ -169,7 +173,7 @@ def load(plan: Plan, options: Options, rank: Rank = Rank(), progress: Progress =
     serves = spec(plan, options, config.vocab_size)
     why_not = members.unusable(config.to_dict()) if options.kernels else "kernels=False"
     if not _for_kernels(plan, options):
-        why_not = why_not or "torch computes exact weights in bfloat16, and several ranks"
+        why_not = why_not or "torch computes several ranks"
     if why_not is None:
         return _load_native(plan, options, serves, config, progress)
     _refuse_without_native(plan, options, why_not)
@@ -217,6 +221,7 @@ def _load_native(plan: Plan, options: Options, serves: Spec, config: Any, progre
     from langchain_accel.devices.native.loading import open_device
     from langchain_accel.devices.torch_rows.threads import use_threads
 
+    plan = replace(plan, dtype=_settled(plan, options))
     need = _native_demand(plan, options, config.to_dict())
     check_memory(**asdict(need), rows=plan.rows, max_len=plan.max_len, free=available())
     threads = options.threads or cores()

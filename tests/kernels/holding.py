@@ -13,7 +13,7 @@ import torch
 from langchain_accel.devices.native import members, packing
 from langchain_accel.devices.native.device import NativeDevice
 
-SETS = ("avx2", "avx512vnni", "amx_emulated", "amx")
+SETS = ("avx2", "avx512vnni", "avx512bf16", "amx_emulated", "amx")
 """Instruction sets; processors lack some."""
 
 
@@ -25,7 +25,7 @@ def have(name: str) -> bool:
 
 
 def hold_what_kernels_hold(model: Any, device: NativeDevice) -> None:
-    """Give a model of transformers the numbers that the kernels hold; beside integers, tokens rounded to 8 bits."""
+    """Give a model of transformers the numbers that the kernels hold; tokens are rounded as there."""
     layers, ends = device._model._kept
     offset = members.FAMILY[model.config.model_type].norm_offset
     norms = [(model.model.norm, ends.norm)]
@@ -52,6 +52,8 @@ def hold_what_kernels_hold(model: Any, device: NativeDevice) -> None:
                 part.bias = torch.nn.Parameter(bias)
             if product.dtype in ("int8", "int4"):
                 part.register_forward_pre_hook(_rounded)
+            if product.dtype == "bfloat16_pairs":
+                part.register_forward_pre_hook(lambda _module, arguments: arguments[0].bfloat16().float())
 
 
 def _rounded(_module: Any, arguments: tuple[torch.Tensor]) -> torch.Tensor:

@@ -28,7 +28,11 @@ WIDE = {"head_dim": 16, "hidden_size": 96, "intermediate_size": 112}
 SET = kernels.instructions()
 WEIGHTS = ("exact", "int8", "int4")
 NAMES = [name for name, (kind, _) in ARCHITECTURES.items() if kind in members.FAMILY]
-SERVED = [f"{name} {weights} auto" for weights in WEIGHTS for name in NAMES] + ["llama int8 int8", "mistral exact int8"]
+SERVED = [
+    *(f"{name} {weights} auto float32" for weights in WEIGHTS for name in NAMES),
+    *(f"{name} exact auto bfloat16" for name in NAMES),
+    *("llama int8 int8 float32", "mistral exact int8 float32", "llama exact int8 bfloat16"),
+]
 LONG = 128
 
 
@@ -43,9 +47,9 @@ def prompt(size: int = 100, seed: int = 1) -> np.ndarray[Any, np.dtype[np.int64]
 
 @pytest.fixture(scope="module", params=SERVED)
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Device]]:
-    name, weights, kv_cache = request.param.split()
+    name, weights, kv_cache, dtype = request.param.split()
     folder = make(name, tmp_path_factory.mktemp("wide") / name, **WIDE)
-    device = load(folder, weights=weights, kv_cache=kv_cache)
+    device = load(folder, dtype, weights=weights, kv_cache=kv_cache)
     yield folder, device
     device.close()
 
@@ -165,6 +169,29 @@ def test_a_bfloat16_checkpoint_is_held_in_16_bits_and_computed_in_32(name: str, 
         wanted = model(torch.from_numpy(tokens)[None]).logits[0].numpy()
     found = device.verify(tokens[None], np.array([len(tokens)]), np.array([0]), np.array([0]))[0]
     np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
+    device.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bfloat16_is_closer_to_float32_than_transformers_comes(name: str, tmp_path: Path) -> None:
+    """Products take numbers in bfloat16, and everything between them is float32.
+
+    Mutant seen to fail: exact weights computed in float32 whatever is asked for.
+    """
+    folder = make(name, tmp_path, **WIDE)
+    AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
+    tokens, logits = prompt(), []
+    for dtype in (torch.float32, torch.bfloat16):
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        with torch.inference_mode():
+            logits.append(model(torch.from_numpy(tokens)[None]).logits[0].float().numpy())
+    device = load(folder, "bfloat16", weights="exact")
+    assert isinstance(device, NativeDevice)
+    layers, ends = device._model._kept
+    assert {ends.head.dtype, layers[0].qkv.dtype, str(ends.embedding.dtype)} == {"bfloat16_pairs", "uint16"}
+    assert device._model.numbers.cache == "bfloat16"
+    found = device.verify(tokens[None], np.array([len(tokens)]), np.array([0]), np.array([0]))[0]
+    assert 0 < np.linalg.norm(found - logits[0]) < 0.75 * np.linalg.norm(logits[1] - logits[0])
     device.close()
 
 

@@ -26,7 +26,7 @@ def open_device(
     """Load a model that the kernels express.
 
     Args:
-        plan: what to load.
+        plan: what to load; its dtype is settled where weights are exact.
         serves: what the device is to serve.
         config: the model's, as transformers read it.
         weights: `"exact"`, `"int8"` or `"int4"`; a folder that was exported says so itself.
@@ -40,7 +40,7 @@ def open_device(
     """
     folder = Path(plan.model)
     model = packed.read(folder) if packed.holds(folder) else pack(plan, config, weights, threads, progress)
-    cache = members.cache_dtype(plan.dtype, model.weights, kv_cache)
+    cache = members.cache_dtype(plan.dtype, kv_cache)
     opened = model.open(plan.rows, plan.max_len, cache, threads)
     device = NativeDevice(opened, serves, on_close)
     progress("checking the model", 0, 1)
@@ -55,7 +55,7 @@ def pack(plan: Plan, config: Any, weights: str, threads: int, progress: Progress
     """Load a model folder with transformers and lay its products out for the kernels.
 
     Args:
-        plan: what to load.
+        plan: what to load; for exact weights its dtype is `"float32"` or `"bfloat16"`.
         config: the model's, as transformers read it.
         weights: `"exact"`, `"int8"` or `"int4"`.
         threads: that share the packing.
@@ -73,8 +73,10 @@ def pack(plan: Plan, config: Any, weights: str, threads: int, progress: Progress
     folder = Path(plan.model)
     progress("loading weights", 0, 1)
     held = torch.bfloat16 if held_dtype(folder) == "bfloat16" else torch.float32
-    # Exact weights are held closely against the model as it computes in float32, whatever it is held in.
-    dtype = torch.float32 if weights == "exact" else held
+    dtype = held
+    if weights == "exact":
+        dtype = getattr(torch, plan.dtype)  # that of the model which the kernels are held against
+        held = torch.bfloat16 if dtype is torch.bfloat16 else held
     model = loading.load_model(folder, config, dtype, trust_remote_code=plan.trust_remote_code)
     progress("loading weights", 1, 1)
     expected = plain_logits(model, selfcheck.probe(config.vocab_size, config.max_position_embeddings))
@@ -92,4 +94,4 @@ def _tolerance(model: packed.Packed, cache: str) -> selfcheck.Tolerance:
         return selfcheck.INT4
     if model.weights == "int8" or cache == "int8":
         return selfcheck.INT8
-    return selfcheck.FLOAT32
+    return selfcheck.BFLOAT16 if cache == "bfloat16" else selfcheck.FLOAT32

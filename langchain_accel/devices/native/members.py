@@ -130,21 +130,20 @@ def weight_bytes(config: Mapping[str, Any], weights: str) -> int:
     return int(config["num_hidden_layers"] * layer * products + ends)
 
 
-def cache_dtype(dtype: str, weights: str, kv_cache: str) -> str:
+def cache_dtype(dtype: str, kv_cache: str) -> str:
     """Return the dtype of keys and values.
 
     Args:
-        dtype: the plan's.
-        weights: `"exact"`, `"int8"` or `"int4"`.
-        kv_cache: `"int8"`, or `"auto"`: bfloat16 beside rounded weights, unless the plan's dtype is float32.
+        dtype: `"float32"`, or another one, `"auto"` among them.
+        kv_cache: `"int8"`, or `"auto"`: bfloat16 unless the dtype is float32.
     """
     if kv_cache == "int8":
         return "int8"
-    return "float32" if dtype == "float32" or weights == "exact" else "bfloat16"
+    return "float32" if dtype == "float32" else "bfloat16"
 
 
-def cache_bytes(config: Mapping[str, Any], dtype: str, weights: str, kv_cache: str) -> int:
+def cache_bytes(config: Mapping[str, Any], dtype: str, kv_cache: str) -> int:
     """Return the bytes of a column of keys and values in all layers, with the scales of 8-bit ones."""
-    held = cache_dtype(dtype, weights, kv_cache)
+    held = cache_dtype(dtype, kv_cache)
     numbers = column_bytes(config, {"int8": 1, "bfloat16": 2, "float32": 4}[held])
     return numbers + (numbers // width(config) * 4 if held == "int8" else 0)

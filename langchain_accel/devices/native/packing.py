@@ -34,7 +34,8 @@ def pack(
     """Lay a model's products out for the kernels.
 
     Args:
-        model: of the family, as transformers loaded it, in float32 or bfloat16; its weights are released as they go.
+        model: of the family, as transformers loaded it, in float32 or bfloat16, in which exact weights are computed;
+            its weights are released as they go.
         held: dtype of the checkpoint's numbers, float32 or bfloat16, in which what is not rounded is laid out.
         expected: its logits for the self-check's prompt.
         weights: `"exact"`, `"int8"`, or `"int4"`, which leaves the head, and the products that do most harm, in 8 bits.
@@ -86,7 +87,7 @@ def pack(
         if hasattr(layer.self_attn, "q_norm"):
             arrays[f"{index}.query_norm"] = _norm(layer.self_attn.q_norm, member, None)
             arrays[f"{index}.key_norm"] = _norm(layer.self_attn.k_norm, member, None)
-    for name, product in _packed(layers, held, weights, seen, factors, threads, progress).items():
+    for name, product in _packed(layers, held, model.dtype, weights, seen, factors, threads, progress).items():
         parts = {product.dtype: product.weight, "scales": product.scales, "bias": product.bias}
         arrays |= {f"{name}.{part}": numbers for part, numbers in parts.items() if numbers is not None}
     return Packed(weights, numbers, members.windows(config), float(rope.attention_scaling), arrays)
@@ -95,20 +96,21 @@ def pack(
 def _packed(
     layers: dict[str, list[torch.nn.Linear]],
     held: torch.dtype,
+    computed: torch.dtype,
     weights: str,
     seen: Seen,
     factors: Mapping[str, Factors],
     threads: int,
     progress: Progress,
 ) -> dict[str, kernels.PackedLinear]:
-    dtype = None if weights == "exact" else weights
+    exact = "bfloat16_pairs" if computed is torch.bfloat16 else None
     done: dict[str, kernels.PackedLinear] = {}
 
     def pack_as(dtype: str | None, name: str) -> kernels.PackedLinear:
         return _pack(layers[name], held, dtype, factors.get(name), seen.inputs.get(name))
 
     def pack_one(name: str) -> kernels.PackedLinear:
-        packed = pack_as("int8" if dtype and name == "head" else dtype, name)
+        packed = pack_as(exact if weights == "exact" else "int8" if name == "head" else weights, name)
         if weights != "int4":  # which comes back for some
             for layer in layers[name]:
                 layer.weight = None
