@@ -54,7 +54,7 @@ class Int8Contract(NativeContract):
     """8-bit weights. Numbers that lie between two levels may be rounded either way, hence the tolerance."""
 
     weights = "int8"
-    tolerance = 0.3
+    tolerance = 0.5
 
 
 class TestLlama(Int8Contract):

@@ -9,10 +9,12 @@ import pytest
 pytest.importorskip("langchain_accel_kernels", reason="pip install ./kernels")
 pytest.importorskip("torch")
 
+import torch
+
 from langchain_accel.devices import xeon
 from langchain_accel.devices.base import Device, Plan, silent
 from langchain_accel.devices.processors import cpu_flags
-from langchain_accel.devices.torch_rows import linears, quantised
+from langchain_accel.devices.torch_rows import linears, quantised, rounding
 from langchain_accel.devices.torch_rows.device import RowDevice
 from langchain_accel.devices.torch_rows.native_arena import NativeArena
 from tests.contract.test_xeon import XeonContract
@@ -30,12 +32,16 @@ class NativeArenaContract(XeonContract):
     @classmethod
     def plain_model(cls) -> Any:
         model = super().plain_model()
-        linears.replace(model, quantised.Int8Linear, silent, tied=True)
+        config = model.config.to_dict()
+        rounds = rounding.choose(cls.folder, config, "int8", torch.float32, 1, silent, kernels=False)
+        linears.replace(model, rounds.linear(model), silent, tied=True)
         return model
 
     def load(self) -> Device:
         plan = Plan("xeon", str(self.folder), rows=4, max_len=64, dtype=self.dtype)
-        device = xeon.load(plan, xeon.Options(weights="int8", threads=2, prefill_chunk=32))
+        with pytest.MonkeyPatch.context() as patch:  # on any processor, keys and values alone may be bfloat16
+            patch.setattr(xeon, "fastest_dtype", lambda _flags: "float32")
+            device = xeon.load(plan, xeon.Options(weights="int8", threads=2, prefill_chunk=32))
         assert isinstance(device, RowDevice)
         assert isinstance(device._attention.arena, NativeArena)
         return device
