@@ -13,9 +13,16 @@ constexpr int QUERIES = 6, WIDE = 4; // 24 of 32 registers hold sums
 constexpr int QUERIES = 6, WIDE = 2; // 12 of 16
 #endif
 constexpr float NEVER = -1e30f;
+// Whether what meets keys and values of 16 or 8 bits is rounded to bfloat16, and summed in pairs, the second of each
+// first: few queries do in float32 what many leave to an instruction, to the last bit.
+#ifdef __AVX512BF16__
+template <typename Number> constexpr bool PAIRED = sizeof(Number) < sizeof(float);
+#else
+template <typename Number> constexpr bool PAIRED = false;
+#endif
 
 struct Query {
-  const float *numbers; // [width]
+  const float *numbers; // [width], or as many pairs of bfloat16
   float *out;           // [width], not yet divided by the sum of its weights
   float *most;          // running maximum
   float *total;         // [STEP], which add up to the running sum
@@ -29,45 +36,107 @@ template <typename Number> struct Near {
   const float *key_scales, *value_scales;
 };
 
+// A block of columns in pairs of bfloat16: keys `[width / 2][COLUMNS]`, values `[COLUMNS / 2][width]`.
+struct Pairs {
+  const int32_t *keys, *values;
+  const float *key_scales, *value_scales;
+};
+
+inline const uint16_t *halves(const int32_t *pairs) { return reinterpret_cast<const uint16_t *>(pairs); }
+inline int32_t pair_of(const float *pairs, int index) {
+  int32_t pair;
+  memcpy(&pair, pairs + index, 4);
+  return pair;
+}
+
 // Scores of `N` queries at `WIDE` registers of neighbouring columns, the first of them `column` of the block.
 template <int N, typename Number>
-inline void scores(const Query *queries, const Number *keys, int width, float scaling, int column,
+inline void scores(const Query *queries, const Near<Number> &near, int width, float scaling, int column,
                    float (*out)[COLUMNS]) {
   Floats found[N][WIDE] = {};
   const Number *from[WIDE];
   for (int w = 0; w < WIDE; w++) {
     const int at = column + w * STEP;
-    from[w] = keys + static_cast<int64_t>(at / LANES) * width * LANES + at % LANES;
+    from[w] = near.keys + static_cast<int64_t>(at / LANES) * width * LANES + at % LANES;
   }
-  for (int i = 0; i < width; i++)
+  for (int place = 0; place < width; place++) {
+    const int i = PAIRED<Number> ? place ^ 1 : place;
     for (int w = 0; w < WIDE; w++) {
       const Floats key = load(from[w] + i * LANES);
       for (int n = 0; n < N; n++) found[n][w] += queries[n].numbers[i] * key;
     }
+  }
+  for (int n = 0; n < N; n++)
+    for (int w = 0; w < WIDE; w++) store(out[n] + column + w * STEP, found[n][w] * scaling);
+}
+
+template <int N>
+inline void scores(const Query *queries, const Pairs &near, int width, float scaling, int column,
+                   float (*out)[COLUMNS]) {
+  Floats found[N][WIDE] = {};
+  for (int i = 0; i < width / 2; i++)
+    for (int w = 0; w < WIDE; w++)
+      for (int n = 0; n < N; n++)
+        found[n][w] = dot_pairs(found[n][w], halves(near.keys + i * COLUMNS + column + w * STEP),
+                                pair_of(queries[n].numbers, i));
   for (int n = 0; n < N; n++)
     for (int w = 0; w < WIDE; w++) store(out[n] + column + w * STEP, found[n][w] * scaling);
 }
 
 // Adds `WIDTH` registers of the values, weighted.
 template <int N, int WIDTH, typename Number>
-inline void gather(const Query *queries, const Number *values, int width, int first, int count,
+inline void gather(const Query *queries, const Near<Number> &near, int width, int first, int count,
                    const float (*weights)[COLUMNS]) {
   Floats found[N][WIDTH];
   for (int n = 0; n < N; n++)
     for (int w = 0; w < WIDTH; w++) found[n][w] = load(queries[n].out + first + w * STEP);
-  for (int column = 0; column < count; column++)
+  for (int place = 0; place < (PAIRED<Number> ? (count + 1) / 2 * 2 : count); place++) {
+    const int column = PAIRED<Number> ? place ^ 1 : place;
     for (int w = 0; w < WIDTH; w++) {
-      Floats value = load(values + static_cast<int64_t>(column) * width + first + w * STEP);
+      Floats value = load(near.values + static_cast<int64_t>(column) * width + first + w * STEP);
       for (int n = 0; n < N; n++) found[n][w] += weights[n][column] * value;
     }
+  }
   for (int n = 0; n < N; n++)
     for (int w = 0; w < WIDTH; w++) store(queries[n].out + first + w * STEP, found[n][w]);
 }
 
-template <int N, typename Number>
-void block(const Query *queries, const Near<Number> &near, int width, float scaling, float soft_cap, int column,
+template <int N, int WIDTH>
+inline void gather(const Query *queries, const Pairs &near, int width, int first, int count,
+                   const float (*weights)[COLUMNS]) {
+  Floats found[N][WIDTH];
+  for (int n = 0; n < N; n++)
+    for (int w = 0; w < WIDTH; w++) found[n][w] = load(queries[n].out + first + w * STEP);
+  for (int pair = 0; pair < (count + 1) / 2; pair++)
+    for (int w = 0; w < WIDTH; w++)
+      for (int n = 0; n < N; n++)
+        found[n][w] = dot_pairs(found[n][w], halves(near.values + pair * width + first + w * STEP),
+                                pair_of(weights[n], pair));
+  for (int n = 0; n < N; n++)
+    for (int w = 0; w < WIDTH; w++) store(queries[n].out + first + w * STEP, found[n][w]);
+}
+
+// Rounds numbers to bfloat16: as pairs, which may be written over them, or as numbers again.
+inline void round_numbers(const float *numbers, int size, bool pairs, float *out) {
+  typedef uint16_t Halves __attribute__((vector_size(2 * STEP), aligned(2), may_alias));
+  for (int i = 0; i < size; i += STEP) {
+    const Ints half = rounded(load(numbers + i));
+    if (pairs)
+      reinterpret_cast<Halves *>(out)[i / STEP] = __builtin_convertvector(half, Halves);
+    else
+      store(out + i, bits(half << 16));
+  }
+}
+
+template <typename Number> constexpr bool rounds(const Near<Number> &) { return PAIRED<Number>; }
+constexpr bool rounds(const Pairs &) { return true; }
+template <typename Number> constexpr bool pairs(const Near<Number> &) { return false; }
+constexpr bool pairs(const Pairs &) { return true; }
+
+template <int N, typename Block>
+void block(const Query *queries, const Block &near, int width, float scaling, float soft_cap, int column,
            int count, float (*weights)[COLUMNS]) {
-  for (int at = 0; at < COLUMNS; at += WIDE * STEP) scores<N>(queries, near.keys, width, scaling, at, weights);
+  for (int at = 0; at < COLUMNS; at += WIDE * STEP) scores<N>(queries, near, width, scaling, at, weights);
   Ints along;
   for (int i = 0; i < STEP; i++) along[i] = i;
   const auto change = [&](int n, auto how) {
@@ -104,11 +173,12 @@ void block(const Query *queries, const Near<Number> &near, int width, float scal
     for (int i = 0; i < COLUMNS; i += STEP) total += load(weights[n] + i);
     store(queries[n].total, total);
     if (near.value_scales) change(n, [&](Floats weight, int i) { return weight * load(near.value_scales + i); });
+    if (rounds(near)) round_numbers(weights[n], COLUMNS, pairs(near), weights[n]);
   }
   int first = 0;
   for (; first + WIDE * STEP <= width; first += WIDE * STEP)
-    gather<N, WIDE>(queries, near.values, width, first, count, weights);
-  for (; first < width; first += STEP) gather<N, 1>(queries, near.values, width, first, count, weights);
+    gather<N, WIDE>(queries, near, width, first, count, weights);
+  for (; first < width; first += STEP) gather<N, 1>(queries, near, width, first, count, weights);
 }
 
 // Widens the numbers of a block once, where many queries are to read them.
@@ -121,6 +191,26 @@ template <typename Number> Near<float> widened(const Near<Number> &near, int wid
   return {scratch, values, near.key_scales, near.value_scales};
 }
 
+// Lays a block out in pairs once, likewise. Levels are bfloat16 numbers without rounding.
+template <typename Number> Pairs paired(const Near<Number> &near, int width, float *scratch) {
+  int32_t *const keys = reinterpret_cast<int32_t *>(scratch), *const values = keys + COLUMNS / 2 * width;
+  const auto join = [](const Number *first, const Number *second, int32_t *to) {
+    const Floats upper = load(second), lower = load(first);
+    store(reinterpret_cast<float *>(to), bits(((Ints)upper & ~0xffff) | (((Ints)lower >> 16) & 0xffff)));
+  };
+  for (int column = 0; column < COLUMNS; column += STEP)
+    for (int i = 0; i < width; i += 2) {
+      const Number *from = near.keys + (column / LANES * width + i) * LANES + column % LANES;
+      join(from, from + LANES, keys + i / 2 * COLUMNS + column);
+    }
+  for (int column = 0; column < COLUMNS; column += 2)
+    for (int i = 0; i < width; i += STEP) {
+      const Number *from = near.values + column * width + i;
+      join(from, from + width, values + column / 2 * width + i);
+    }
+  return {keys, values, near.key_scales, near.value_scales};
+}
+
 template <typename Number>
 void attend_to(const Shape &shape, const Layer &layer, const Cache &cache, const Task &task, const float *qkv,
                int64_t stride, float *out, float *scratch) {
@@ -128,12 +218,14 @@ void attend_to(const Shape &shape, const Layer &layer, const Cache &cache, const
   const int64_t strip = (static_cast<int64_t>(task.lane.row) * shape.kv_heads + task.kv_head) * cache.columns;
   float(*weights)[COLUMNS] = reinterpret_cast<float(*)[COLUMNS]>(scratch); // whole lines of the cache first
   float *const block_scratch = scratch + QUERIES * COLUMNS, *const total = block_scratch + 2 * COLUMNS * width;
-  float *const most = total + static_cast<int64_t>(rows) * STEP;
+  float *const most = total + static_cast<int64_t>(rows) * STEP, *const rounded_queries = most + rows;
+  const bool many = sizeof(Number) < sizeof(float) && rows > 2 * QUERIES;
   const auto query = [&](int index) {
     const int token = task.first + index / group, head = task.kv_head * group + index % group;
     const int64_t packed = task.lane.offset + token;
     const int32_t last = task.lane.start + token;
-    return Query{qkv + packed * stride + static_cast<int64_t>(head) * width,
+    const float *numbers = qkv + packed * stride + static_cast<int64_t>(head) * width;
+    return Query{PAIRED<Number> ? rounded_queries + static_cast<int64_t>(index) * width : numbers,
                  out + (packed * shape.heads + head) * width,
                  most + index,
                  total + static_cast<int64_t>(index) * STEP,
@@ -145,6 +237,12 @@ void attend_to(const Shape &shape, const Layer &layer, const Cache &cache, const
     most[index] = NEVER;
     store(query(index).total, Floats{});
     memset(query(index).out, 0, static_cast<size_t>(width) * sizeof(float));
+    if (PAIRED<Number>) {
+      const int64_t packed = task.lane.offset + task.first + index / group;
+      const int head = task.kv_head * group + index % group;
+      round_numbers(qkv + packed * stride + static_cast<int64_t>(head) * width, width, many,
+                    rounded_queries + static_cast<int64_t>(index) * width);
+    }
   }
   const int end = task.lane.start + task.first + task.count;
   for (int column = query(0).first / COLUMNS * COLUMNS; column < end; column += COLUMNS) {
@@ -177,7 +275,9 @@ void attend_to(const Shape &shape, const Layer &layer, const Cache &cache, const
         }
       }
     };
-    if (sizeof(Number) < sizeof(float) && rows > 2 * QUERIES)
+    if (many && PAIRED<Number>)
+      each_query(paired(near, width, block_scratch));
+    else if (many)
       each_query(widened(near, width, block_scratch));
     else
       each_query(near);

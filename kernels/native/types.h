@@ -114,7 +114,7 @@ constexpr int64_t linear_scratch(int64_t inputs) { return ALONG * (inputs + BLOC
 
 // Floats of scratch that `attend` wants for a task of so many query rows, in heads of a width.
 constexpr int64_t attend_scratch(int64_t query_rows, int64_t width) {
-  return 6 * COLUMNS + 2 * COLUMNS * width + 17 * query_rows;
+  return 6 * COLUMNS + 2 * COLUMNS * width + (17 + width) * query_rows;
 }
 
 } // namespace accel
