@@ -35,6 +35,9 @@ FLOAT32 = Tolerance(1e-4, 1e-2)
 BFLOAT16 = Tolerance(5e-2, 5e-1)
 ROUNDED = Tolerance(2e-2, 5e-1)
 """Between two that round to 8 bits: what lies between two levels may be rounded either way, in few tokens."""
+ROUNDED_BFLOAT16 = Tolerance(2.5e-1, 8e-1)
+"""Likewise, with bfloat16 between products: many a number lies near the middle of two levels. A random GPT-NeoX of 24
+layers comes to 0.11, as far as rounding itself takes it."""
 INT8 = Tolerance(4e-1, 1.0, excused=2)
 """Against a model whose weights are not rounded. Tiny random models come near half of it; in a trained one whose
 attention is sharp, two of a dozen random tokens may look elsewhere for a rounding. A wrong mask makes it 1.4."""

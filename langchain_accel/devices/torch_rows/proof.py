@@ -15,7 +15,7 @@ from langchain_accel.errors import ModelRejected
 def tolerance(dtype: torch.dtype, *, int8: bool) -> selfcheck.Tolerance:
     """Return how far the row step's logits may be off those of the model, both in a dtype, or both rounded."""
     if dtype is torch.bfloat16:
-        return selfcheck.BFLOAT16
+        return selfcheck.ROUNDED_BFLOAT16 if int8 else selfcheck.BFLOAT16
     return selfcheck.ROUNDED if int8 else selfcheck.FLOAT32
 
 
