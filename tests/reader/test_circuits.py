@@ -97,7 +97,7 @@ def test_sentences_that_hardly_differ_have_different_marks(fresh: tuple) -> None
         marks = seen[seen[:, flag("opens")][:, 0] > 0.7, part("sentence")]
         for one, other in pairwise(marks):
             alike.append(float(torch.cosine_similarity(one, other, dim=0)))
-    assert sum(alike) / len(alike) < 0.2
+    assert sum(alike) / len(alike) < 0.25
 
 
 def told(model: object, tokenizer: object, seed: int) -> Iterator[tuple[list[str], list[str], list[bool]]]:

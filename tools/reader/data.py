@@ -22,6 +22,10 @@ _SPLIT = (0.0, 0.5, 1.0)
 """Of the words that the vocabulary holds whole, the shares that are written in pieces; one is drawn for each group."""
 
 
+LATE, UNANSWERABLE = 0.93, 0.16
+"""Share of the training after which twice as many questions have no answer; how many have none before."""
+
+
 class Mixture:
     """Groups of conversations of all kinds; those of a group are about the same text or the same tools.
 
@@ -38,7 +42,8 @@ class Mixture:
         """One group, as hard as it should be at a point of training, 0 to 1."""
         kind = self.rng.random()
         if kind < 0.55:
-            return self.reading.conversations(self._size(progress), 8)
+            unanswerable = UNANSWERABLE if progress < LATE else 2 * UNANSWERABLE
+            return self.reading.conversations(self._size(progress), 8, unanswerable=unanswerable)
         if kind < 0.88:
             most = 1 if progress < 0.05 else 2 if progress < 0.15 else 3
             return self.tools.conversations(6, tools=most, arguments=min(most, 2) if progress < 0.15 else 3)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tools.reader.facts import Facts
 from tools.reader.reading import Conversation
-from tools.reader.words import COMMON, Words, article, capital
+from tools.reader.words import COMMON, Words, article, capital, gerund
 
 NO_TOOL = "None of my tools can do that."
 
@@ -35,6 +35,7 @@ _REQUESTS = (
     "{c} {do} the {o} {c} {list}.",
     "{C} {c} {do} {a_o} {c} {list}.",
     "{C} {do} this {o}, {c} {list}.",
+    "{C} {c} {c} {do} {a_o} {g} {list}.",
 )
 _SHORT_REQUESTS = (
     "{Do} the {o} of {v}.",
@@ -74,6 +75,11 @@ _PHRASES = (
     "{k} {c} {v}",
     "{c} {k} {v}",
     "{k} {c} {c} {v}",
+    "{k} {g} {v}",
+    "{k} {g} {v}",
+    "{k} {w} {c} {v}",
+    "{k} {w} {c} {v}",
+    "{c} {k} {g} {v}",
 )
 _JOINING = tuple(word for word in COMMON if word != "as")  # which the evaluation puts before keys
 _EVALUATION_REQUESTS = (
@@ -87,6 +93,7 @@ _EVALUATION_SHORT_REQUESTS = (
     "Let me know the {o} for {v}.",
 )
 _EVALUATION_PHRASES = ("{k} being {v}", "{k} equal to {v}", "as {k} {v}")
+_EVALUATION_JOINING = frozenset(word for phrase in _EVALUATION_PHRASES for word in phrase.split())
 _BARE = re.compile(r"true|false|0|[1-9]\d*(\.\d+)?|0\.\d+")
 _UNRELATED = (
     "What is the {n} of {e}?",
@@ -319,11 +326,25 @@ class ToolCalls:
         return ", ".join(parts[:-1]) + self.rng.choice((" and ", ", ", " and ")) + parts[-1]
 
     def _joined(self, template: str) -> str:
-        """The template with any common words for `{c}` and `{C}`: a value has to be found by where it stands."""
-        for place, write in (("{c}", str), ("{C}", capital)):
+        """The template with any words that join: a value has to be found by where it stands.
+
+        Common words for `{c}` and `{C}`, a verb's gerund for `{g}`, an adjective for `{w}`.
+        """
+        for place, word in (
+            ("{c}", lambda: self.rng.choice(_JOINING)),
+            ("{C}", lambda: capital(self.rng.choice(_JOINING))),
+            ("{g}", lambda: gerund(self.words.verb())),
+            ("{w}", self._describing),
+        ):
             while place in template:
-                template = template.replace(place, write(self.rng.choice(_JOINING)), 1)
+                template = template.replace(place, word(), 1)
         return template
+
+    def _describing(self) -> str:
+        """An adjective that the evaluation does not put between keys and values."""
+        while (word := self.words.adjective()) in _EVALUATION_JOINING:
+            pass
+        return word
 
     def _result(self, tool: Tool) -> tuple[str, str]:
         """What a tool returns, and what to say of it."""
