@@ -22,7 +22,7 @@ template <typename Number> constexpr bool PAIRED = false;
 #endif
 
 struct Query {
-  const float *numbers; // [width], or as many pairs of bfloat16
+  const float *numbers; // [width], or half as many pairs of bfloat16
   float *out;           // [width], not yet divided by the sum of its weights
   float *most;          // running maximum
   float *total;         // [STEP], which add up to the running sum
