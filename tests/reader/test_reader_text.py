@@ -59,9 +59,11 @@ def test_sentences_of_any_build_answer_questions_of_their_own_words(seed: int) -
     rng = random.Random(seed)
     statement = builds.statement(rng)
     told = slots_in(statement)
-    question = builds.question(rng, told)
+    question, what = builds.question(rng, told, statement)
     assert not question or len(slots_in(question)) >= 2
     assert slots_in(question) <= told
+    assert what in statement
+    assert not slots_in(what) & slots_in(question)
     fill(statement + question, Facts(rng).slots())
 
 
@@ -78,6 +80,28 @@ def test_a_variant_is_told_apart_by_its_question(seed: int) -> None:
         name for name in slots_in(fact.asked) & slots_in(fact.statement) if variant.slots[name] != fact.slots[name]
     }
     assert changed
+
+
+_FORMS = {"do": ("do", "does", "done", "doing"), "do2": ("do2", "does2", "done2", "doing2")}
+
+
+def _holds(sentence: str, words: str) -> bool:
+    """Whether a sentence has all of some words, between which others may stand."""
+    return all(word in sentence.lower() for word in words.lower().split())
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=seeds)
+def test_a_distractor_lacks_a_word_of_the_question_or_what_it_asks_for(seed: int) -> None:
+    """Mutant: one that shares all words, whatever is asked for."""
+    facts = Facts(random.Random(seed))
+    fact = facts.fact()
+    other = facts.distractor(fact)
+    assume(other)
+    asked = slots_in(fact.asked) & slots_in(fact.statement)
+    shared = {slot for slot in asked if any(_holds(other, fact.slots[form]) for form in _FORMS.get(slot, (slot,)))}
+    assert shared
+    assert shared < asked or fact.told
 
 
 @pytest.mark.parametrize("evaluation", [False, True])

@@ -56,6 +56,26 @@ _WONDERS = (
     "Under what {x}", "In which year", "How large", "How high", "What kind of {x}", "Whose {x}", "To whom",
     "With what", "Until when",
 )  # fmt: skip
+_OF_VALUE = (
+    ("every {q}", ("How often", "How many times")),
+    ("within {q}", ("How quickly", "How soon", "How fast")),
+    ("for {q}", ("For how long", "How long")),
+    ("after {q}", ("When", "After what time", "How much later")),
+    ("{q}", ("How much", "How many {x}", "How long", "How much {x}")),
+    ("part {c}", ("Which part", "What part")),
+    ("{c}", ("Which code", "Which version", "Under what number", "Which {x}")),
+    ("because {rest}", ("Why", "For what reason")),
+    ("by {p}", ("By whom", "Who")),
+    ("{p}", ("Who", "Whom", "Which person")),
+    ("in {d}", ("When", "In which year", "In which month")),
+    ("since {d}", ("Since when", "From when on")),
+    ("until {d}", ("Until when", "By when")),
+    ("{d}", ("When", "On which day", "On what date")),
+    ("{v}", ("How much", "How high", "How large", "What", "Which {x}")),
+    ("{e2}", ("Where", "Near what place", "Which place")),
+    ("{where}", ("Where",)),
+)
+"""What a sentence tells, and how one asks for it."""
 _HELPERS = ("does", "do", "is", "are", "was", "can", "may", "must", "should", "has", "did", "will", "would", "does one")
 _TELLS = (
     "Tell me how", "Tell me about", "I need to know how", "Is it known when", "What is written about", "Explain why",
@@ -112,11 +132,34 @@ def statement(rng: random.Random) -> str:
     return text + "."
 
 
-def question(rng: random.Random, told: set[str]) -> str:
-    """A template of a question that names two to four of the slots that a statement names."""
+def asked_for(statement: str, asked: set[str], rng: random.Random) -> tuple[str, str]:
+    """One of the things that a template tells and a question does not name, and how to ask for it; "" if none."""
+    told = [
+        (told, openings)
+        for told, openings in _OF_VALUE
+        if told in statement and not any(f"{{{slot}}}" in told for slot in asked)
+    ]
+    if not told:
+        return "", ""
+    what, openings = rng.choice(told)
+    return what, rng.choice(openings)
+
+
+def question(rng: random.Random, told: set[str], statement: str) -> tuple[str, str]:
+    """A template of a question that names two to four of the slots that a statement names.
+
+    Args:
+        rng: source of chance.
+        told: the slots that the statement names.
+        statement: its template; most questions ask for a kind of thing that it tells.
+
+    Returns:
+        The question, "" where the statement names too little, and the phrase of the statement that it asks for, "" if
+        it may ask for anything.
+    """
     known = [slot for slot in ("e", "a", "n", "do", "adj", "thing", "c", "p", "j", "e2", "d", "do2") if slot in told]
     if len(known) < 2:
-        return ""
+        return "", ""
     weights = {"e": 3.0, "a": 3.0, "do": 2.0, "n": 1.5}
     chosen = sorted(known, key=lambda slot: -(rng.random() ** (1 / weights.get(slot, 1.0))))
     chosen = chosen[: rng.choice((2, 2, 3, 3, 4))]
@@ -125,9 +168,10 @@ def question(rng: random.Random, told: set[str]) -> str:
     pieces = [rng.choice(_ASKED[slot]) for slot in chosen]
     if rng.random() < 0.3:
         pieces.insert(rng.randrange(len(pieces) + 1), rng.choice(_FILLING))
-    if rng.random() < 0.75:
-        start = rng.choice(_WONDERS).replace("{x}", rng.choice(_GENERAL))
+    what, opening = asked_for(statement, set(chosen), rng) if rng.random() < 0.7 else ("", "")
+    if opening or rng.random() < 0.75:
+        start = (opening or rng.choice(_WONDERS)).replace("{x}", rng.choice(_GENERAL))
         if rng.random() < 0.85:
             start += " " + rng.choice(_HELPERS)
-        return f"{start} {' '.join(pieces)}?"
-    return f"{rng.choice(_TELLS)} {' '.join(pieces)}{rng.choice('.?')}"
+        return f"{start} {' '.join(pieces)}?", what
+    return f"{rng.choice(_TELLS)} {' '.join(pieces)}{rng.choice('.?')}", ""

@@ -24,13 +24,21 @@ class Family:
 
 @dataclass(frozen=True)
 class Fact:
-    """A sentence, a question that it answers, what both speak of, and the templates they were made from."""
+    """A sentence, a question that it answers, what both speak of, and the templates they were made from.
+
+    `told` is the phrase of the statement that the question asks for, "" where it may ask for anything.
+    """
 
     sentence: str
     question: str
     slots: dict[str, str]
     statement: str
     asked: str
+    told: str = ""
+
+
+_VALUES = frozenset({"q", "v", "q2", "v2", "d", "c"})
+"""Slots that may hold the same kind of thing."""
 
 
 FAMILIES = {
@@ -341,12 +349,12 @@ class Facts:
         """A fact; `fixed` slots are taken over, so that facts can share what they speak of."""
         chosen = FAMILIES[family or self.rng.choice(list(FAMILIES))]
         slots = self.slots(fixed)
-        statement, question = self._any_build() if family is None else ("", "")
+        statement, question, told = self._any_build() if family is None else ("", "", "")
         if not statement:
             statement = self.rng.choice(chosen.evaluation_statements if self.evaluation else chosen.statements)
             questions = chosen.evaluation_questions if self.evaluation else chosen.questions
             question = self._question(statement, questions)
-        return self._fact(statement, question, slots)
+        return self._fact(statement, question, slots, told)
 
     def variant(self, fact: Fact) -> Fact:
         """The same of something else: one word that the question names is another, and so are the values.
@@ -360,19 +368,38 @@ class Facts:
         while (fresh := self.slots())[changed] == fact.slots[changed]:
             pass
         kept = slots_in(fact.asked) | slots_in(fact.statement) - {"d", "q", "v", "q2", "v2", "e2"}
-        slots = {name: value for name, value in fact.slots.items() if _FORMS_OF_ONE.get(name, name) in kept - {changed}}
-        return self._fact(fact.statement, fact.asked, {**fresh, **slots})
+        slots = {**fresh, **_of(fact.slots, kept - {changed})}
+        return self._fact(fact.statement, fact.asked, slots, fact.told)
 
-    def _any_build(self) -> tuple[str, str]:
-        """In training, for most facts: a statement and a question that have no family; else nothing."""
+    def distractor(self, fact: Fact) -> str:
+        """A sentence with words of a fact's question that does not answer it; nothing where none was found.
+
+        It has some of them and not the others, or all and nothing of the kind that is asked for; one of two says them
+        twice.
+        """
+        asked = slots_in(fact.asked) & slots_in(fact.statement)
+        wanted = slots_in(fact.told)
+        for _ in range(20):
+            statement = builds.statement(self.rng)
+            if self.rng.random() < 0.5:
+                statement = statement[:-1] + self.rng.choice((", but ", ", and ", "; ")) + builds.statement(self.rng)
+            named = slots_in(statement)
+            shared = named & asked
+            tells = bool(wanted & named) or bool(wanted & _VALUES and named & _VALUES)
+            if shared and (shared < asked or (wanted and not tells)):
+                return self._embellished(fill(statement, {**self.slots(), **_of(fact.slots, shared)}))
+        return ""
+
+    def _any_build(self) -> tuple[str, str, str]:
+        """In training, for most facts: statement, question and what it asks for, of no family; else nothing."""
         if self.evaluation or self.rng.random() > _ANY_BUILD:
-            return "", ""
+            return "", "", ""
         statement = builds.statement(self.rng)
-        question = builds.question(self.rng, slots_in(statement))
-        return (statement, question) if question else self._any_build()
+        question, told = builds.question(self.rng, slots_in(statement), statement)
+        return (statement, question, told) if question else self._any_build()
 
-    def _fact(self, statement: str, question: str, slots: dict[str, str]) -> Fact:
-        return Fact(self._embellished(fill(statement, slots)), fill(question, slots), slots, statement, question)
+    def _fact(self, statement: str, question: str, slots: dict[str, str], told: str) -> Fact:
+        return Fact(self._embellished(fill(statement, slots)), fill(question, slots), slots, statement, question, told)
 
     def filler(self) -> str:
         """A sentence that nobody asks for."""
@@ -474,6 +501,11 @@ def slots_in(template: str) -> set[str]:
     """The slots that a template names, forms of one word counted as one."""
     names = {part.split("}")[0] for part in template.split("{")[1:]}
     return {_FORMS_OF_ONE.get(name, name) for name in names}
+
+
+def _of(slots: dict[str, str], names: set[str]) -> dict[str, str]:
+    """The slots of these names, with all forms of their words."""
+    return {name: value for name, value in slots.items() if _FORMS_OF_ONE.get(name, name) in names}
 
 
 def fill(template: str, slots: dict[str, str], *, sentence: bool = True) -> str:

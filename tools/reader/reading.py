@@ -46,6 +46,8 @@ _FRAMES = (
 _POLITE = ("Please tell me: ", "Hi! ", "One more thing. ", "And ", "Thanks. ", "I wonder, ")
 _VARIANTS = 0.2
 """Share of sentences that say of another thing what an earlier one of the passage says."""
+_DISTRACTORS, _STRANGE = 0.35, 0.3
+"""Share of facts that another sentence shares words of their question with; of questions with a word more."""
 _COMMON = frozenset(COMMON)
 _LABELS = (
     "Passages",
@@ -172,6 +174,10 @@ class Reading:
         """
         passages = [self._passage(size) for _ in range(self.rng.randint(*size.passages))]
         known = [fact for _, sentences in passages for fact in sentences if isinstance(fact, Fact)]
+        for fact in known:
+            if not self.evaluation and self.rng.random() < _DISTRACTORS and (other := self.facts.distractor(fact)):
+                _, sentences = self.rng.choice(passages)
+                sentences.insert(self.rng.randint(0, len(sentences)), other)
         passages += [self._passage(size) for _ in range(distractors)]
         if distractors:
             self.rng.shuffle(passages)
@@ -281,6 +287,8 @@ class Reading:
             question = question.lower()
         elif shape < 0.28:
             question = question.rstrip("?.")
+        if not self.evaluation and self.rng.random() < _STRANGE:
+            question = self._loose(question)
         if not self.evaluation and self.rng.random() < 0.1:
             question = self.rng.choice(_POLITE) + question
         return question
@@ -297,6 +305,15 @@ class Reading:
         chosen = [self._inflected(words[place]) for place in kept]
         middle = self.rng.randrange(1, len(chosen))
         return self.rng.choice(_FRAMES).format(one=" ".join(chosen[:middle]), two=" ".join(chosen[middle:]))
+
+    def _loose(self, question: str) -> str:
+        """The question with other forms of some words, or with one word more that the text need not hold."""
+        words = question.split()
+        words = [word if word in _COMMON or not word.islower() else self._inflected(word) for word in words]
+        if self.rng.random() < 0.6:
+            more = self.rng.choice((self.facts.words.noun, self.facts.words.adjective, self.facts.words.verb))()
+            words.insert(self.rng.randrange(1, len(words) + 1), more)
+        return " ".join(words)
 
     def _inflected(self, word: str) -> str:
         """Now and then another form of a word: "calibrated" for "calibration"."""
