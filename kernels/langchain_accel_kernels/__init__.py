@@ -12,7 +12,7 @@ computes AMX's registers in plain code, slowly: it is there for the tests.
 
 from __future__ import annotations
 
-from langchain_accel_kernels._model import Ends, Layer, Model, Numbers
+from langchain_accel_kernels._model import Ends, Layer, Model, Norm, Numbers
 from langchain_accel_kernels._packing import PACKED, PackedLinear, instructions, pack, packed_bytes
 from langchain_accel_kernels._parts import COLUMNS, Cache, Parts, linear
 
@@ -23,6 +23,7 @@ __all__ = [
     "Ends",
     "Layer",
     "Model",
+    "Norm",
     "Numbers",
     "PackedLinear",
     "Parts",

@@ -26,8 +26,15 @@ class Shape(Structure):
         *((name, c_int32) for name in ("layers", "hidden", "inner", "heads", "kv_heads", "width", "rotary")),
         *((name, c_int32) for name in ("vocabulary", "rows", "max_len")),
         *((name, c_int32) for name in ("cache_dtype", "embedding_dtype", "activation")),
+        *((name, c_int32) for name in ("gated", "centred", "parallel")),
         *((name, c_float) for name in ("epsilon", "scaling", "embedding_factor", "residual_factor", "logits_factor")),
     )
+
+
+class Norm(Structure):
+    """`accel::Norm`."""
+
+    _fields_ = (("weight", c_void_p), ("bias", c_void_p))
 
 
 class Layer(Structure):
@@ -35,7 +42,7 @@ class Layer(Structure):
 
     _fields_ = (
         *((name, Linear) for name in ("qkv", "out", "gate_up", "down")),
-        *((name, c_void_p) for name in ("norm", "inner_norm", "query_norm", "key_norm")),
+        *((name, Norm) for name in ("norm", "inner_norm", "query_norm", "key_norm")),
         ("window", c_int32),
         ("soft_cap", c_float),
         ("column_bias", c_void_p),
@@ -52,7 +59,11 @@ class Ends(Structure):
     """`accel::Ends`."""
 
     _fields_ = (
-        *((name, c_void_p) for name in ("embedding", "norm", "cosines", "sines")),
+        ("embedding", c_void_p),
+        ("embedding_norm", Norm),
+        ("norm", Norm),
+        ("cosines", c_void_p),
+        ("sines", c_void_p),
         ("head", Linear),
     )
 

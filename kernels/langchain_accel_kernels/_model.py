@@ -1,4 +1,4 @@
-"""Whole steps of a decoder of Llama's family."""
+"""Whole steps of a decoder like Llama, or like GPT-NeoX."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from langchain_accel_kernels import _library
 from langchain_accel_kernels._packing import PackedLinear, check, dtype_code, library
+from langchain_accel_kernels._parts import COLUMNS
 
 _LANES = 16
 _CACHES = {"float32": 0, "bfloat16": 1, "int8": 2}
-_ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
+_ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "gelu": 2}
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,11 @@ class Numbers:
 
     Attributes:
         hidden: width of the residual stream, a multiple of 16.
-        inner: width between gate and down, a multiple of 16.
+        inner: width of what goes down, a multiple of 16.
         heads: of the queries.
         kv_heads: of keys and values; divides `heads`.
         width: of a head, a multiple of 16.
-        rotary: dimensions of a head that are rotated, an even number.
+        rotary: dimensions of a head that are rotated, an even number; 0 for none.
         vocabulary: rows of the embedding.
         rows: of the KV cache.
         max_len: columns of a row.
@@ -36,7 +37,10 @@ class Numbers:
         scaling: factor on the attention's scores.
         cache: dtype of keys and values: `"float32"`, `"bfloat16"`, or `"int8"`: a scale for a token's keys of a head,
             and one for its values.
-        activation: of the gate, `"silu"` or `"gelu_tanh"`.
+        activation: `"silu"`, `"gelu"` or `"gelu_tanh"`.
+        gated: whether what it is applied to, the gate, has another half that the result multiplies.
+        centred: whether norms take the mean away before they divide (LayerNorm).
+        parallel: whether both halves of a layer read what came into it; else the second one reads what the first made.
         embedding_factor: on embedded tokens.
         residual_factor: on what a layer's halves add to the residual stream.
         logits_factor: on the logits.
@@ -55,36 +59,55 @@ class Numbers:
     scaling: float
     cache: str = "float32"
     activation: str = "silu"
+    gated: bool = True
+    centred: bool = False
+    parallel: bool = False
     embedding_factor: float = 1.0
     residual_factor: float = 1.0
     logits_factor: float = 1.0
 
 
 @dataclass(frozen=True)
+class Norm:
+    """Weights of a norm, `[hidden]`, or `[width]` for those of heads, float32.
+
+    Attributes:
+        weight: factors.
+        bias: added; None for nothing.
+    """
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
 class Layer:
-    """Weights of one layer; norms are float32.
+    """Weights of one layer.
 
     Attributes:
         qkv: queries of all heads, keys of all key/value heads, values: one below the other.
         out: the attention's output.
-        gate_up: the gate above what it multiplies.
+        gate_up: the gate above what it multiplies; what the activation takes, where there is no gate.
         down: back to the residual stream.
-        norm: `[hidden]`, before the attention.
-        inner_norm: `[hidden]`, before the gate.
-        query_norm: `[width]`, or None.
-        key_norm: `[width]`, or None.
+        norm: before the attention.
+        inner_norm: before `gate_up`.
+        query_norm: of each head, or None.
+        key_norm: likewise.
         window: columns that a token sees, itself included; 0 for all.
+        column_bias: `[heads, columns]` float32, added to scores (ALiBi); columns are max_len in whole blocks of
+            `COLUMNS`. None for none.
     """
 
     qkv: PackedLinear
     out: PackedLinear
     gate_up: PackedLinear
     down: PackedLinear
-    norm: NDArray[np.float32]
-    inner_norm: NDArray[np.float32]
-    query_norm: NDArray[np.float32] | None = None
-    key_norm: NDArray[np.float32] | None = None
+    norm: Norm
+    inner_norm: Norm
+    query_norm: Norm | None = None
+    key_norm: Norm | None = None
     window: int = 0
+    column_bias: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,17 +116,19 @@ class Ends:
 
     Attributes:
         embedding: `[vocabulary, hidden]`, float32, or bfloat16 as uint16.
-        norm: `[hidden]` float32.
+        norm: after the last layer.
         cosines: `[max_len, rotary / 2]` float32.
         sines: likewise.
         head: to the logits.
+        embedding_norm: of embedded tokens, or None.
     """
 
     embedding: NDArray[Any]
-    norm: NDArray[np.float32]
+    norm: Norm
     cosines: NDArray[np.float32]
     sines: NDArray[np.float32]
     head: PackedLinear
+    embedding_norm: Norm | None = None
 
 
 class Model:
@@ -131,7 +156,8 @@ class Model:
         shape = _library.Shape(layers=len(layers), embedding_dtype=dtype_code(ends.embedding), **fields)
         first = _library.Ends(
             _of_shape("embedding", ends.embedding, (numbers.vocabulary, numbers.hidden)),
-            _of_shape("norm", ends.norm, (numbers.hidden,)),
+            _norm("embedding_norm", ends.embedding_norm, numbers.hidden),
+            _norm("norm", ends.norm, numbers.hidden),
             _of_shape("cosines", ends.cosines, (numbers.max_len, numbers.rotary // 2)),
             _of_shape("sines", ends.sines, (numbers.max_len, numbers.rotary // 2)),
             _of_width("head", ends.head, numbers.hidden, numbers.vocabulary),
@@ -204,18 +230,27 @@ def _check_sizes(numbers: Numbers) -> None:
 
 def _structure(numbers: Numbers, layer: Layer) -> _library.Layer:
     attended = numbers.heads * numbers.width
-    hidden, inner, width = (numbers.hidden,), numbers.inner, (numbers.width,)
+    hidden, inner, width = numbers.hidden, numbers.inner, numbers.width
+    columns, bias = -(-numbers.max_len // COLUMNS) * COLUMNS, layer.column_bias
     return _library.Layer(
         _of_width("qkv", layer.qkv, numbers.hidden, attended + 2 * numbers.kv_heads * numbers.width),
         _of_width("out", layer.out, attended, numbers.hidden),
-        _of_width("gate_up", layer.gate_up, numbers.hidden, 2 * inner),
+        _of_width("gate_up", layer.gate_up, numbers.hidden, (1 + numbers.gated) * inner),
         _of_width("down", layer.down, inner, numbers.hidden),
-        _of_shape("norm", layer.norm, hidden),
-        _of_shape("inner_norm", layer.inner_norm, hidden),
-        None if layer.query_norm is None else _of_shape("query_norm", layer.query_norm, width),
-        None if layer.key_norm is None else _of_shape("key_norm", layer.key_norm, width),
+        _norm("norm", layer.norm, hidden),
+        _norm("inner_norm", layer.inner_norm, hidden),
+        _norm("query_norm", layer.query_norm, width),
+        _norm("key_norm", layer.key_norm, width),
         layer.window,
+        column_bias=None if bias is None else _of_shape("column_bias", bias, (numbers.heads, columns)),
     )
+
+
+def _norm(name: str, norm: Norm | None, size: int) -> _library.Norm:
+    if norm is None:
+        return _library.Norm()
+    bias = None if norm.bias is None else _of_shape(f"bias of {name}", norm.bias, (size,))
+    return _library.Norm(_of_shape(name, norm.weight, (size,)), bias)
 
 
 def _of_shape(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> int:

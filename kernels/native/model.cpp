@@ -35,6 +35,7 @@ void Model::grow(int count) {
   const int64_t qkv = attended + 2 * static_cast<int64_t>(shape_.kv_heads) * shape_.width;
   const int64_t widest = up(std::max<int64_t>({shape_.hidden, shape_.inner, attended}), 64);
   hidden_.reset(allocate<float>(static_cast<int64_t>(count) * shape_.hidden));
+  if (shape_.parallel) before_.reset(allocate<float>(static_cast<int64_t>(count) * shape_.hidden));
   wide_.reset(allocate<float>(count * std::max<int64_t>(qkv, 2 * shape_.inner)));
   attended_.reset(allocate<float>(count * attended));
   room_.reserve(count, widest);
@@ -86,18 +87,26 @@ void Model::step(int count, const int32_t *tokens, const int32_t *rows, const in
     const auto give = [&](const Linear &layer, const float *numbers, int64_t token) {
       kernels_.give(layer, numbers, room_.of(layer, left), token);
     };
-    const auto normed = [&](const float *weight, const Linear &layer, int64_t token, int64_t slot) {
-      kernels_.normalise(hidden_.get() + token * shape_.hidden, weight, shape_.hidden, shape_.epsilon, scratch);
+    const auto normed = [&](const Norm &norm, const float *numbers, const Linear &layer, int64_t slot) {
+      kernels_.normalise(norm, numbers, shape_.hidden, shape_, scratch);
       give(layer, scratch, slot);
     };
+    const auto stream = [&](const Buffer<float> &of, int64_t token) { return of.get() + token * shape_.hidden; };
 
     each_token(count, [&](int64_t token) {
-      kernels_.embed(shape_, ends_.embedding, tokens[token], hidden_.get() + token * shape_.hidden);
+      float *embedded = stream(hidden_, token);
+      kernels_.embed(shape_, ends_.embedding, tokens[token], embedded);
+      if (ends_.embedding_norm.weight)
+        kernels_.normalise(ends_.embedding_norm, embedded, shape_.hidden, shape_, embedded);
     });
     for (size_t index = 0; index < layers_.size(); index++) {
       const Layer &layer = layers_[index];
       const Cache &cache = caches_[index];
-      each_token(count, [&](int64_t token) { normed(layer.norm, layer.qkv, token, token); });
+      each_token(count, [&](int64_t token) {
+        if (shape_.parallel)
+          std::memcpy(stream(before_, token), stream(hidden_, token), static_cast<size_t>(shape_.hidden) * sizeof(float));
+        normed(layer.norm, stream(hidden_, token), layer.qkv, token);
+      });
       product(layer.qkv, count, wide_.get(), qkv, false);
       each_token(count, [&](int64_t token) {
         kernels_.write(shape_, layer, cache, ends_.cosines, ends_.sines, rows[token], columns[token],
@@ -108,15 +117,17 @@ void Model::step(int count, const int32_t *tokens, const int32_t *rows, const in
       threads_.meet();
       each_token(count, [&](int64_t token) { give(layer.out, attended_.get() + token * attended, token); });
       product(layer.out, count, hidden_.get(), shape_.hidden, true);
-      each_token(count, [&](int64_t token) { normed(layer.inner_norm, layer.gate_up, token, token); });
-      product(layer.gate_up, count, wide_.get(), 2 * shape_.inner, false);
+      const Buffer<float> &read = shape_.parallel ? before_ : hidden_;
+      each_token(count, [&](int64_t token) { normed(layer.inner_norm, stream(read, token), layer.gate_up, token); });
+      const int64_t inner = layer.gate_up.outputs;
+      product(layer.gate_up, count, wide_.get(), inner, false);
       each_token(count, [&](int64_t token) {
-        kernels_.gate(wide_.get() + token * 2 * shape_.inner, shape_.inner, shape_.activation, scratch);
+        kernels_.gate(shape_, wide_.get() + token * inner, scratch);
         give(layer.down, scratch, token);
       });
       product(layer.down, count, hidden_.get(), shape_.hidden, true);
     }
-    each_token(wanted_count, [&](int64_t slot) { normed(ends_.norm, ends_.head, wanted[slot], slot); });
+    each_token(wanted_count, [&](int64_t slot) { normed(ends_.norm, stream(hidden_, wanted[slot]), ends_.head, slot); });
     product(ends_.head, wanted_count, logits, shape_.vocabulary, false);
   });
   if (shape_.logits_factor != 1)

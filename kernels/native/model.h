@@ -1,4 +1,4 @@
-// A decoder of Llama's family: all its layers in one call, for any mixture of rows.
+// A decoder like Llama, or like GPT-NeoX: all its layers in one call, for any mixture of rows.
 #pragma once
 #include "threads.h"
 #include "work.h"
@@ -7,7 +7,8 @@ namespace accel {
 
 struct Ends {
   const void *embedding;        // [vocabulary][hidden]
-  const float *norm;            // [hidden]
+  Norm embedding_norm;          // [hidden], of embedded tokens; null for none
+  Norm norm;                    // [hidden], after the last layer
   const float *cosines, *sines; // [max_len][rotary / 2]
   Linear head;
 };
@@ -40,7 +41,8 @@ private:
   std::vector<Cache> caches_;
   std::vector<Buffer<char>> arena_;
   int capacity_ = 0;
-  Buffer<float> hidden_, wide_, attended_, scratch_; // residual stream; qkv or gate and up; attention's output
+  // Residual stream; what it was before a layer; qkv or gate and up; attention's output.
+  Buffer<float> hidden_, before_, wide_, attended_, scratch_;
   Room room_;
   int64_t scratch_stride_ = 0;
 };

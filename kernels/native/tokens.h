@@ -57,21 +57,45 @@ void pair(const float *numbers, int size, const Inputs &out, int64_t token) {
   lay<TILE>(halves, out, token, size / 2);
 }
 
-// Root-mean-square norm (Zhang and Sennrich 2019, arXiv:1910.07467).
-void normalise(const float *numbers, const float *weight, int size, float epsilon, float *out) {
-  Floats squares{};
-  for (int i = 0; i < size; i += STEP) squares += load(numbers + i) * load(numbers + i);
-  const float factor = 1 / std::sqrt(sum(squares) / size + epsilon);
-  for (int i = 0; i < size; i += STEP) store(out + i, load(numbers + i) * factor * load(weight + i));
+// Root-mean-square norm (Zhang and Sennrich 2019, arXiv:1910.07467), or of what differs from the mean (Ba et al. 2016,
+// arXiv:1607.06450).
+void normalise(const Norm &norm, const float *numbers, int size, const Shape &shape, float *out) {
+  Floats total{}, squares{};
+  if (shape.centred)
+    for (int i = 0; i < size; i += STEP) total += load(numbers + i);
+  const float mean = sum(total) / size;
+  for (int i = 0; i < size; i += STEP) squares += (load(numbers + i) - mean) * (load(numbers + i) - mean);
+  const float factor = 1 / std::sqrt(sum(squares) / size + shape.epsilon);
+  for (int i = 0; i < size; i += STEP) {
+    const Floats normed = (load(numbers + i) - mean) * factor * load(norm.weight + i);
+    store(out + i, norm.bias ? normed + load(norm.bias + i) : normed);
+  }
 }
 
-// act(gate) * up (Shazeer 2020, arXiv:2002.05202).
-void gate(const float *gate_up, int inner, int activation, float *out) {
-  for (int i = 0; i < inner; i += STEP) {
-    Floats x = load(gate_up + i), inside = x;
-    // gelu by tanh is x * sigmoid(2 * sqrt(2 / pi) * (x + 0.044715 x^3))
-    if (activation == GELU_TANH) inside = 1.59576912f * (x + 0.044715f * x * x * x);
-    store(out + i, x / (1.f + exponential(-inside)) * load(gate_up + inner + i));
+// The error function of magnitudes, to 1.5e-7 (Abramowitz and Stegun 1964, 7.1.26).
+inline Floats error_function(Floats x) {
+  const Floats t = 1.f / (1.f + 0.3275911f * x);
+  Floats p = all(1.061405429f);
+  p = p * t - 1.453152027f;
+  p = p * t + 1.421413741f;
+  p = p * t - 0.284496736f;
+  p = p * t + 0.254829592f;
+  return 1.f - p * t * exponential(-x * x);
+}
+
+// act(gate) * up (Shazeer 2020, arXiv:2002.05202), or act alone.
+void gate(const Shape &shape, const float *gate_up, float *out) {
+  for (int i = 0; i < shape.inner; i += STEP) {
+    const Floats x = load(gate_up + i);
+    Floats active;
+    if (shape.activation == GELU) { // x / 2 * (1 + erf(x / sqrt(2)))
+      const Floats tail = 0.5f * (1.f - error_function(magnitude(x) * 0.707106781f));
+      active = x > 0.f ? x - x * tail : x * tail;
+    } else { // gelu by tanh is x * sigmoid(2 * sqrt(2 / pi) * (x + 0.044715 x^3))
+      const Floats inside = shape.activation == GELU_TANH ? 1.59576912f * (x + 0.044715f * x * x * x) : x;
+      active = x / (1.f + exponential(-inside));
+    }
+    store(out + i, shape.gated ? active * load(gate_up + shape.inner + i) : active);
   }
 }
 
@@ -126,8 +150,8 @@ void write(const Shape &shape, const Layer &layer, const Cache &cache, const flo
   const int64_t half = static_cast<int64_t>(column) * (shape.rotary / 2);
   for (int head = 0; head < shape.heads + shape.kv_heads; head++) {
     float *at = qkv + static_cast<int64_t>(head) * shape.width;
-    const float *norm = head < shape.heads ? layer.query_norm : layer.key_norm;
-    if (norm) normalise(at, norm, shape.width, shape.epsilon, at);
+    const Norm &norm = head < shape.heads ? layer.query_norm : layer.key_norm;
+    if (norm.weight) normalise(norm, at, shape.width, shape, at);
     rotate(at, shape.rotary, cosines + half, sines + half);
   }
   const float *keys = qkv + static_cast<int64_t>(shape.heads) * shape.width;

@@ -19,7 +19,7 @@ constexpr float LEVELS = 127;
 constexpr float OUTLIER = 16;
 
 enum Dtype : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT4 = 3, BFLOAT16_PAIRS = 4 };
-enum Activation : int32_t { SILU = 0, GELU_TANH = 1 };
+enum Activation : int32_t { SILU = 0, GELU_TANH = 1, GELU = 2 };
 
 // A linear layer with weights as numbers, `[outputs / PANEL][inputs][PANEL]`; as pairs of bfloat16 for tokens that are
 // rounded to bfloat16, `[outputs / PANEL][inputs / 2][PANEL][2]`; or in integers with a scale for each output: in 8 bits
@@ -48,20 +48,28 @@ struct Inputs {
   int64_t capacity; // a multiple of SLOTS
 };
 
-// Numbers of a decoder of Llama's family.
+// Numbers of a decoder like Llama, or like GPT-NeoX.
 struct Shape {
   int32_t layers, hidden, inner, heads, kv_heads, width; // width: of a head
   int32_t rotary;                                        // dimensions of a head that are rotated
   int32_t vocabulary, rows, max_len;
   int32_t cache_dtype, embedding_dtype, activation;
+  int32_t gated;    // whether the activation of one half multiplies the other
+  int32_t centred;  // whether norms take the mean away
+  int32_t parallel; // whether both halves of a layer read what came into it
   float epsilon, scaling; // of the norms; of the attention's scores
   float embedding_factor, residual_factor, logits_factor;
 };
 
+// Weights of a norm, and what it adds; null for none.
+struct Norm {
+  const float *weight, *bias;
+};
+
 struct Layer {
-  Linear qkv, out, gate_up, down;
-  const float *norm, *inner_norm;    // [hidden]
-  const float *query_norm, *key_norm; // [width], null for none
+  Linear qkv, out, gate_up, down;     // gate_up: without a gate, what the activation takes
+  Norm norm, inner_norm;              // [hidden]
+  Norm query_norm, key_norm;          // [width], null for none
   int32_t window;                    // columns that a token sees, itself included; 0 for all
   float soft_cap;                    // scores become soft_cap * tanh(scores / soft_cap); 0 for no cap
   const float *column_bias;          // [heads][cache columns], added to scores (ALiBi); null for none
@@ -91,8 +99,8 @@ struct Task {
 struct Kernels {
   const char *name;
   void (*give)(const Linear &layer, const float *numbers, const Inputs &out, int64_t token);
-  void (*normalise)(const float *numbers, const float *weight, int size, float epsilon, float *out);
-  void (*gate)(const float *gate_up, int inner, int activation, float *out);
+  void (*normalise)(const Norm &norm, const float *numbers, int size, const Shape &shape, float *out);
+  void (*gate)(const Shape &shape, const float *gate_up, float *out);
   void (*linear)(const Linear &layer, const Inputs &in, int64_t tokens, int first_panel, int last_panel, float *out,
                  int64_t stride, bool add, float factor, void *scratch);
   float (*nibbles)(const float *weights, const float *importance, int inputs, int8_t *levels, int8_t *factors);

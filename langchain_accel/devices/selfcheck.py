@@ -45,8 +45,8 @@ INT4 = Tolerance(5e-1, 1.0, excused=2)
 """Likewise."""
 
 
-def probe(vocab_size: int, max_len: int) -> IntArray:
-    """Return the check's prompt, `[n]` token ids: random, but the same at every load."""
+def probe(vocab_size: int, max_len: int | None) -> IntArray:
+    """Return the check's prompt, `[n]` token ids: random, but the same at every load; no longer than `max_len`."""
     return np.random.default_rng(0).integers(0, vocab_size, _TOKENS)[:max_len]
 
 

@@ -13,8 +13,7 @@ from langchain_accel.devices import xeon
 from langchain_accel.devices.base import Device, Plan
 from langchain_accel.devices.native.device import NativeDevice
 from tests.contract.test_xeon import XeonContract
-from tests.kernels.holding import hold_what_kernels_hold
-from tests.tiny_models import make
+from tests.kernels.holding import hold_what_kernels_hold, make_wide
 
 
 class NativeContract(XeonContract):
@@ -29,7 +28,7 @@ class NativeContract(XeonContract):
 
     @classmethod
     def make(cls, folder: Path) -> Path:
-        return make(cls.architecture, folder, head_dim=16, hidden_size=96, intermediate_size=112)
+        return make_wide(cls.architecture, folder)
 
     def load(self) -> Device:
         plan = Plan("xeon", str(self.folder), rows=4, max_len=64, dtype="float32")
@@ -48,6 +47,18 @@ class TestExactGemma(NativeContract):
     """Norms with an offset, and embedded tokens times a root."""
 
     architecture = "gemma"
+
+
+class TestExactGptNeox(NativeContract):
+    """Norms that take the mean away, both halves of a layer side by side, no gate, a part of each head rotated."""
+
+    architecture = "gpt-neox"
+
+
+class TestExactFalconAlibi(NativeContract):
+    """Biases for positions, rounded as Falcon rounds them, one half of a layer after the other."""
+
+    architecture = "falcon-alibi"
 
 
 class Int8Contract(NativeContract):
@@ -79,6 +90,18 @@ class TestGranite(Int8Contract):
     """Factors on everything."""
 
     architecture = "granite"
+
+
+class TestFalcon(Int8Contract):
+    """Queries, keys and values of each key/value head in one product, and one norm per half."""
+
+    architecture = "falcon-new"
+
+
+class TestBloom(Int8Contract):
+    """ALiBi for heads of no power of two, and a norm of embedded tokens."""
+
+    architecture = "bloom-6-heads"
 
 
 class TestInt4(NativeContract):

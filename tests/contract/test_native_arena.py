@@ -47,10 +47,10 @@ class NativeArenaContract(XeonContract):
         return device
 
 
-class TestGptNeox(NativeArenaContract):
+class TestPhi(NativeArenaContract):
     """Rotary positions in a part of each head; attention and MLP side by side."""
 
-    architecture = "gpt-neox"
+    architecture = "phi"
 
 
 class TestFalconAlibi(NativeArenaContract):

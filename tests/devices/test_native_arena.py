@@ -30,7 +30,7 @@ from tests.tiny_models import ARCHITECTURES, VOCABULARY, make
 
 needs_vnni = pytest.mark.skipif(not quantised._INSTRUCTIONS.intersection(cpu_flags()), reason="no 8-bit instructions")
 NAMES = (
-    "bloom-6-heads", "cohere2", "falcon-alibi", "falcon-new", "falcon-old", "gemma2", "gemma3", "gpt-neox", "gpt2",
+    "bloom-6-heads", "cohere2", "falcon-alibi", "falcon-new", "falcon-old", "gemma2", "gemma3", "gpt2",
     "llama", "mpt", "opt", "phi", "stablelm", "starcoder2",
 )  # fmt: skip
 LONG = 100
@@ -99,14 +99,14 @@ def test_a_token_is_computed_alike_in_every_step(served: tuple[Path, Device]) ->
 
 def test_threads_agree(tmp_path: Path) -> None:
     """Bit for bit."""
-    folder = make("gpt-neox", tmp_path)
+    folder = make("phi", tmp_path)
     one, three = load(folder), load(folder, threads=3)
     assert (verify(one, 0, 0, prompt()) == verify(three, 0, 0, prompt())).all()
     one.close()
     three.close()
 
 
-@pytest.mark.parametrize("name", ["falcon-alibi", "gemma2", "gpt-neox", "gpt2"])
+@pytest.mark.parametrize("name", ["falcon-alibi", "gemma2", "phi", "gpt2"])
 def test_4_bits_but_for_the_head_and_what_matters_most(name: str, tmp_path: Path) -> None:
     """A token's numbers are alike in every step. Mutants seen to fail: a head in 4 bits; all in 8."""
     device = load(make(name, tmp_path), weights="int4")
@@ -124,7 +124,7 @@ def test_4_bits_but_for_the_head_and_what_matters_most(name: str, tmp_path: Path
 
 
 def test_a_cache_is_bfloat16_unless_float32_is_asked_for(tmp_path: Path) -> None:
-    folder = make("gpt-neox", tmp_path)
+    folder = make("phi", tmp_path)
     plan = Plan("xeon", str(folder), rows=4, max_len=128)
     exact, short = load(folder), xeon.load(plan, xeon.Options(weights="int8", threads=1))
     wanted, found = verify(exact, 0, 0, prompt()), verify(short, 0, 0, prompt())
@@ -162,4 +162,4 @@ def test_wrong_numbers_are_refused_at_loading(part: str, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(kernels.Parts, part, wrong)
     with pytest.raises(ModelRejected, match="refused rather than answered wrongly"):
-        load(make("gpt-neox", tmp_path))
+        load(make("phi", tmp_path))

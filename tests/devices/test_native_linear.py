@@ -63,12 +63,12 @@ def test_a_layer_is_torchs_8_bit_layer(
 def test_loading_says_which_way_it_is(given_options: dict[str, Any], tmp_path: Path) -> None:
     """And why it is not a faster one."""
     told: list[str] = []
-    plan = Plan("xeon", str(make("gpt-neox", tmp_path)), rows=1, max_len=32, dtype="float32")
+    plan = Plan("xeon", str(make("phi", tmp_path)), rows=1, max_len=32, dtype="float32")
     options = xeon.Options(weights="int8", threads=1, **given_options)
     device = xeon.load(plan, options, progress=lambda stage, *_: told.append(stage))
     device.close()
     by_torch = [stage for stage in told if "by torch, which is slower than the kernels: kernels=False" in stage]
-    by_kernels = [stage for stage in told if "by the kernels, in torch's steps: model type 'gpt_neox'" in stage]
+    by_kernels = [stage for stage in told if "by the kernels, in torch's steps: model type 'phi'" in stage]
     assert (len(by_torch), len(by_kernels)) == ((1, 0) if given_options else (0, 1))
 
 
@@ -76,7 +76,7 @@ def test_loading_says_which_way_it_is(given_options: dict[str, Any], tmp_path: P
 def test_torch_serves_where_there_are_no_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     monkeypatch.setattr(members, "find_spec", lambda name: None)
-    plan = Plan("xeon", str(make("gpt-neox", tmp_path)), rows=1, max_len=32, dtype="float32")
+    plan = Plan("xeon", str(make("phi", tmp_path)), rows=1, max_len=32, dtype="float32")
     device = xeon.load(plan, xeon.Options(weights="int8", threads=1), progress=lambda stage, *_: told.append(stage))
     assert any("langchain-accel-kernels is not installed" in stage for stage in told)
     assert any(isinstance(module, quantised.Int8Linear) for module in device._model.modules())  # type: ignore[attr-defined]
@@ -87,7 +87,7 @@ def test_torch_keeps_its_threads(tmp_path: Path) -> None:
     """One while a model is served whose products are the kernels', and as many as before once it is closed."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    plan = Plan("xeon", str(make("gpt-neox", tmp_path)), rows=1, max_len=32, dtype="float32")
+    plan = Plan("xeon", str(make("phi", tmp_path)), rows=1, max_len=32, dtype="float32")
     device = xeon.load(plan, xeon.Options(weights="int8", threads=2))
     assert torch.get_num_threads() == 1
     device.close()
@@ -95,7 +95,7 @@ def test_torch_keeps_its_threads(tmp_path: Path) -> None:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gpt-neox"])
+@pytest.mark.parametrize("name", ["gpt2", "phi"])
 def test_what_does_most_harm_keeps_8_bits(name: str, tmp_path: Path) -> None:
     """And the head; what nobody hears of does not. Mutant seen to fail: the head has 4 bits."""
     folder = make(name, tmp_path)

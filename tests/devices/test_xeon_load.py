@@ -356,7 +356,7 @@ class TestLife:
         monkeypatch.setattr("langchain_accel.devices.torch_rows.device.check_layers", fail)
         here = torch.get_num_threads()
         with pytest.raises(ModelRejected, match="unlike itself"):
-            xeon.load(plan(make("gpt-neox", tmp_path)), xeon.Options(threads=here + 2))
+            xeon.load(plan(make("phi", tmp_path)), xeon.Options(threads=here + 2))
         assert torch.get_num_threads() == here
 
     def test_two_devices_do_not_meet(self, llama: Path, tmp_path: Path) -> None:

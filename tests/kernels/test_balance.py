@@ -20,13 +20,14 @@ from transformers import AutoModelForCausalLM
 from langchain_accel.devices import selfcheck, xeon
 from langchain_accel.devices.base import Plan
 from langchain_accel.devices.native import balance, members
-from tests.tiny_models import ARCHITECTURES, VOCABULARY, make
+from tests.kernels.holding import FAMILY, make_wide
+from tests.tiny_models import VOCABULARY
 
-WIDE = {"head_dim": 16, "hidden_size": 96, "intermediate_size": 112}
-NAMES = [name for name, (kind, _) in ARCHITECTURES.items() if kind in members.FAMILY]
 READERS = {
     "input_layernorm": ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value"),
-    "post_attention_layernorm": ("gate_proj", "up_proj", "gate_up_proj", "dense_h_to_4h"),
+    "post_attention_layernorm": ("gate_proj", "up_proj", "gate_up_proj", "dense_h_to_4h", "c_fc"),
+    "ln_attn": ("query_key_value",),
+    "ln_mlp": ("dense_h_to_4h",),
 }
 OUTLIERS, LARGER = [3, 50, 77], 12
 
@@ -53,14 +54,14 @@ def test_inputs_and_weights_meet_halfway(inputs: Any, weights: Any, factor: floa
 
 def with_outliers(name: str, folder: Path) -> Path:
     """Save a random model in which a few inputs of most products are far larger than the others, and weigh less."""
-    make(name, folder, **WIDE)
+    make_wide(name, folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     kind = model.config.model_type
     offset = members.FAMILY[kind].norm_offset if kind in members.FAMILY else 0
     with torch.no_grad():
         for layer in model.get_decoder().modules():
             for norm, readers in READERS.items():
-                if hasattr(layer, norm):
+                if getattr(layer, norm, None) is not None:
                     maker = getattr(layer, norm)
                     maker.weight[OUTLIERS] = (maker.weight[OUTLIERS] + offset) * LARGER - offset
                     if getattr(maker, "bias", None) is not None:
@@ -97,9 +98,9 @@ def error(folder: Path, weights: str, *, kernels: bool) -> float:
 
 @pytest.mark.parametrize(
     ("name", "weights", "kernels"),
-    [(name, "int8", True) for name in [*NAMES, "gpt-neox", "bloom"]]
-    + [(name, "int4", True) for name in ("llama", "gpt-neox", "bloom")]
-    + [(name, "int8", False) for name in ("gpt-neox", "bloom")],
+    [(name, "int8", True) for name in [*sorted({*FAMILY} - {"bloom", "falcon-alibi"}), "cohere"]]
+    + [(name, "int4", True) for name in ("llama", "gpt-neox", "bloom-6-heads")]
+    + [(name, "int8", False) for name in ("gpt-neox", "bloom-6-heads", "cohere")],
 )
 def test_a_model_with_outliers_loses_less(
     name: str, weights: str, kernels: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

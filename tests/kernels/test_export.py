@@ -21,9 +21,9 @@ from langchain_accel.cli.app import app
 from langchain_accel.devices import folders
 from langchain_accel.devices.native import packed
 from langchain_accel.errors import ModelRejected, PlanRejected
+from tests.kernels.holding import make_wide
 from tests.tiny_models import make
 
-WIDE = {"head_dim": 16, "hidden_size": 96, "intermediate_size": 112}
 ASKED = ["--device", "xeon", "--max-len", "96", "--json", "--device-option"]
 INT8 = [*ASKED, "weights=int8"]
 
@@ -34,7 +34,7 @@ def run(*args: str | Path) -> Any:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make("qwen2", tmp_path_factory.mktemp("model") / "qwen2", **WIDE)
+    return make_wide("qwen2", tmp_path_factory.mktemp("model") / "qwen2")
 
 
 @pytest.fixture(scope="module", params=["int8", "int4"])
@@ -93,10 +93,10 @@ def test_a_damaged_file_is_refused(change: str, exported: Path, tmp_path: Path) 
     if change == "cut":
         path.write_bytes(whole[:-4096])
     elif change == "other format":
-        path.write_bytes(whole.replace(b'"format": "2"', b'"format": "9"'))
+        path.write_bytes(whole.replace(b'"format": "3"', b'"format": "9"'))
     else:
         path.write_bytes(whole[: len(whole) // 2] + bytes(256 - b & 255 for b in whole[len(whole) // 2 :]))
-    wanted = {"cut": "it ends before", "other format": "reads format 2", "other weights": "refused rather than"}
+    wanted = {"cut": "it ends before", "other format": "reads format 3", "other weights": "refused rather than"}
     with pytest.raises(ModelRejected, match=wanted[change]):
         answers(tmp_path, "exact")
 
@@ -110,7 +110,7 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(model: Path, 
 
     assert "add --device-option weights=int8" in said("--model", model, "--device", "xeon", "--json")
     assert "is exported already" in said("--model", exported, *INT8)
-    assert "'gpt_neox' is none of" in said("--model", make("gpt-neox", tmp_path / "neox"), *INT8)
+    assert "'phi' is none of" in said("--model", make("phi", tmp_path / "phi"), *INT8)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("mine", "utf-8")
     done = run("--model", model, "--out", tmp_path / "mine", *INT8)

@@ -21,16 +21,14 @@ from langchain_accel.devices.base import Device, Plan
 from langchain_accel.devices.native import members
 from langchain_accel.devices.native.device import NativeDevice
 from langchain_accel.errors import PlanRejected
-from tests.kernels.holding import SETS, hold_what_kernels_hold
-from tests.tiny_models import ARCHITECTURES, VOCABULARY, make
+from tests.kernels.holding import FAMILY, SETS, WIDE, hold_what_kernels_hold, make_wide
+from tests.tiny_models import VOCABULARY, make
 
-WIDE = {"head_dim": 16, "hidden_size": 96, "intermediate_size": 112}
 SET = kernels.instructions()
 WEIGHTS = ("exact", "int8", "int4")
-NAMES = [name for name, (kind, _) in ARCHITECTURES.items() if kind in members.FAMILY]
 SERVED = [
-    *(f"{name} {weights} auto float32" for weights in WEIGHTS for name in NAMES),
-    *(f"{name} exact auto bfloat16" for name in NAMES),
+    *(f"{name} {weights} auto float32" for weights in WEIGHTS for name in FAMILY),
+    *(f"{name} exact auto bfloat16" for name in FAMILY),
     *("llama int8 int8 float32", "mistral exact int8 float32", "llama exact int8 bfloat16"),
 ]
 LONG = 128
@@ -48,7 +46,7 @@ def prompt(size: int = 100, seed: int = 1) -> np.ndarray[Any, np.dtype[np.int64]
 @pytest.fixture(scope="module", params=SERVED)
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Device]]:
     name, weights, kv_cache, dtype = request.param.split()
-    folder = make(name, tmp_path_factory.mktemp("wide") / name, **WIDE)
+    folder = make_wide(name, tmp_path_factory.mktemp("wide") / name)
     device = load(folder, dtype, weights=weights, kv_cache=kv_cache)
     yield folder, device
     device.close()
@@ -124,7 +122,7 @@ def test_threads_and_instruction_sets_agree(
     name: str, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Threads bit for bit. Mutant seen to fail: no meeting between the keys' writing and the attention."""
-    folder = make("llama", tmp_path, **WIDE)
+    folder = make_wide("llama", tmp_path)
     right = load(folder)
     monkeypatch.setenv("LANGCHAIN_ACCEL_INSTRUCTIONS", name)
     if kernels.instructions() != name:
@@ -144,7 +142,7 @@ def test_threads_and_instruction_sets_agree(
 @pytest.mark.parametrize(("kv_cache", "bytes_of"), [("auto", 2), ("int8", 1)])
 def test_a_short_cache_is_close_to_an_exact_one(kv_cache: str, bytes_of: int, tmp_path: Path) -> None:
     """Mutants seen to fail: the scale of a neighbouring column; values without their scale."""
-    folder = make("llama", tmp_path, **WIDE)
+    folder = make_wide("llama", tmp_path)
     exact, short = load(folder), load(folder, dtype="auto", kv_cache=kv_cache)
     assert isinstance(short, NativeDevice)
     assert short._model.numbers.cache == {2: "bfloat16", 1: "int8"}[bytes_of]
@@ -158,7 +156,7 @@ def test_a_short_cache_is_close_to_an_exact_one(kv_cache: str, bytes_of: int, tm
 @pytest.mark.parametrize("name", ["llama", "gemma"])
 def test_a_bfloat16_checkpoint_is_held_in_16_bits_and_computed_in_32(name: str, tmp_path: Path) -> None:
     """Mutants seen to fail: numbers held in float32; a root rounded to bfloat16."""
-    folder = make(name, tmp_path, **WIDE)
+    folder = make_wide(name, tmp_path)
     AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
     device = load(folder, weights="exact")
     assert isinstance(device, NativeDevice)
@@ -172,13 +170,13 @@ def test_a_bfloat16_checkpoint_is_held_in_16_bits_and_computed_in_32(name: str, 
     device.close()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FAMILY)
 def test_bfloat16_is_closer_to_float32_than_transformers_comes(name: str, tmp_path: Path) -> None:
     """Products take numbers in bfloat16, and everything between them is float32.
 
     Mutant seen to fail: exact weights computed in float32 whatever is asked for.
     """
-    folder = make(name, tmp_path, **WIDE)
+    folder = make_wide(name, tmp_path)
     AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
     tokens, logits = prompt(), []
     for dtype in (torch.float32, torch.bfloat16):
@@ -191,20 +189,20 @@ def test_bfloat16_is_closer_to_float32_than_transformers_comes(name: str, tmp_pa
     assert {ends.head.dtype, layers[0].qkv.dtype, str(ends.embedding.dtype)} == {"bfloat16_pairs", "uint16"}
     assert device._model.numbers.cache == "bfloat16"
     found = device.verify(tokens[None], np.array([len(tokens)]), np.array([0]), np.array([0]))[0]
-    assert 0 < np.linalg.norm(found - logits[0]) < 0.75 * np.linalg.norm(logits[1] - logits[0])
+    assert 0 < np.linalg.norm(found - logits[0]) < 0.95 * np.linalg.norm(logits[1] - logits[0])
     device.close()
 
 
 def test_an_8_bit_cache_needs_whole_steps(tmp_path: Path) -> None:
-    with pytest.raises(PlanRejected, match="whole steps, and here: model type 'gpt_neox' is none of"):
-        load(make("gpt-neox", tmp_path), kv_cache="int8")
+    with pytest.raises(PlanRejected, match="whole steps, and here: model type 'phi' is none of"):
+        load(make("phi", tmp_path), kv_cache="int8")
     with pytest.raises(PlanRejected, match="must be 'auto' or 'int8', got 'int2'"):
         xeon.Options(kv_cache="int2")
 
 
 def test_a_closed_device_is_not_asked(tmp_path: Path) -> None:
     """Mutant seen to fail, by taking the process with it: the library asked all the same."""
-    device = load(make("llama", tmp_path, **WIDE))
+    device = load(make_wide("llama", tmp_path))
     device.close()
     device.close()
     with pytest.raises(RuntimeError, match="the model is closed"):
@@ -228,8 +226,10 @@ class TestWhatTheKernelsLeaveToTorch:
     @pytest.mark.parametrize(
         ("name", "overrides", "reason"),
         [
-            ("gpt-neox", {}, "'gpt_neox' is none of gemma, granite, llama"),
+            ("phi", {}, "'phi' is none of bloom, falcon, gemma"),
             ("llama", {}, "heads are 8 wide"),
+            ("stablelm", {**WIDE, "qk_layernorm": True}, "it asks for qk_layernorm"),
+            ("bloom", {"apply_residual_connection_post_layernorm": True}, "apply_residual_connection_post_layernorm"),
             ("llama", {**WIDE, "hidden_act": "relu"}, "its activation is 'relu'"),
             ("llama", {**WIDE, "intermediate_size": 100}, "intermediate_size of 100 is no multiple of 16"),
             (

@@ -22,9 +22,8 @@ from langchain_accel import ChatXeon, XeonOptions
 from langchain_accel.devices.base import Plan, silent
 from langchain_accel.devices.native import calibration, loading, members, packing
 from langchain_accel.errors import PlanRejected
-from tests.tiny_models import VOCABULARY, make
-
-WIDE = {"head_dim": 16, "hidden_size": 96, "intermediate_size": 112}
+from tests.kernels.holding import make_wide
+from tests.tiny_models import VOCABULARY
 
 
 @given(st.dictionaries(st.text(), st.tuples(st.floats(0, 1), st.integers(1, 1000))))
@@ -41,7 +40,7 @@ def test_what_does_most_harm_stays_in_8_bits(products: Mapping[str, tuple[float,
 
 def test_a_text_shows_what_inputs_carry(tmp_path: Path) -> None:
     """Mutants seen to fail: the inputs of another product; no floor."""
-    folder = make("llama", tmp_path, **WIDE)
+    folder = make_wide("llama", tmp_path)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
         model.model.layers[0].input_layernorm.weight[3] = 10
@@ -62,7 +61,7 @@ def test_harm_is_what_the_choice_of_tokens_hangs_on(tmp_path: Path) -> None:
 
     Mutants seen to fail: the gradients of other tokens; the product's own error instead of what hangs on it.
     """
-    folder = make("llama", tmp_path, **WIDE)
+    folder = make_wide("llama", tmp_path)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
         model.model.layers[0].self_attn.o_proj.weight.zero_()
@@ -80,14 +79,14 @@ def test_harm_is_what_the_choice_of_tokens_hangs_on(tmp_path: Path) -> None:
 
 def test_a_text_that_shows_nothing_changes_nothing(tmp_path: Path) -> None:
     """An embedding of zeros, as of padding."""
-    model = AutoModelForCausalLM.from_pretrained(make("llama", tmp_path, **WIDE), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(make_wide("llama", tmp_path), dtype=torch.float32)
     with torch.no_grad():
         model.model.embed_tokens.weight.zero_()
     assert "0.qkv" not in calibration.inputs(model, packing.products(model), np.arange(20))
 
 
 def test_the_head_stays_in_8_bits(tmp_path: Path) -> None:
-    folder = make("llama", tmp_path, **WIDE)
+    folder = make_wide("llama", tmp_path)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     plan = Plan("xeon", str(folder), rows=1, max_len=32)
     packed = loading.pack(plan, model.config, "int4", 1, silent)
@@ -100,6 +99,6 @@ def test_the_head_stays_in_8_bits(tmp_path: Path) -> None:
 
 def test_without_the_kernels_4_bits_are_refused(tmp_path: Path) -> None:
     options = XeonOptions(weights="int4", kernels=False)
-    llm = ChatXeon(model=str(make("llama", tmp_path, **WIDE)), max_len=64, options=options)
+    llm = ChatXeon(model=str(make_wide("llama", tmp_path)), max_len=64, options=options)
     with pytest.raises(PlanRejected, match="needs langchain-accel-kernels: kernels=False; weights='int8' is served"):
         llm.invoke("One")

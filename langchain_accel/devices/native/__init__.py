@@ -1,1 +1,1 @@
-"""Whole decoder steps in native code, for models of Llama's family."""
+"""Whole decoder steps in native code, for models like Llama and like GPT-NeoX."""

@@ -1,8 +1,8 @@
 """Outliers of inputs, moved into weights before both are rounded (SmoothQuant, Xiao et al. 2023, arXiv:2211.10438).
 
 A few inputs of a language model's products are far larger than the others, which the one scale of a token would then
-round to little. Dividing each by a factor and multiplying its weights with it changes no product. In layers like
-Llama's, no step pays for it: the factors go into what makes the inputs.
+round to little. Dividing each by a factor and multiplying its weights with it changes no product. No step pays for it:
+the factors go into what makes the inputs.
 """
 
 from __future__ import annotations
@@ -44,12 +44,19 @@ def between(inputs: Logits, weights: Logits) -> Logits:
 
 
 def of_layers(
-    weights: Mapping[str, Logits], outputs: Mapping[str, int], seen: Mapping[str, Inputs], heads: int, kv_heads: int
+    weights: Mapping[str, Logits],
+    outputs: Mapping[str, int],
+    seen: Mapping[str, Inputs],
+    heads: int,
+    kv_heads: int,
+    *,
+    gated: bool,
 ) -> dict[str, Factors]:
-    """Return the factors of the products of layers like Llama's.
+    """Return the factors of the products of a decoder's layers.
 
     Inputs of `qkv`, `gate_up` and the head are made by norms, whose weights take the factors. Those of `out` are means
-    of values, which several heads share, and those of `down` are multiples of the upper half of `gate_up`.
+    of values, which several heads share, and those of `down` are multiples of the upper half of `gate_up`; without a
+    gate they come out of an activation, and stay as they are.
 
     Args:
         weights: `[inputs]` float32 by the product's name, largest magnitude of each input's weights.
@@ -57,6 +64,7 @@ def of_layers(
         seen: what a text showed of their inputs; those of which it showed nothing stay as they are.
         heads: that query.
         kv_heads: that they share.
+        gated: whether `gate_up` has two halves.
     """
     found = {
         name: Factors(np.ones(len(weight), np.float32), np.ones(outputs[name], np.float32))
@@ -65,6 +73,8 @@ def of_layers(
     for name in seen.keys() & weights.keys():
         inputs, weight = seen[name].largest, weights[name]
         layer, _, kind = name.partition(".")
+        if kind == "down" and not gated:
+            continue
         if kind == "out":
             inputs, weight = (part.reshape(kv_heads, heads // kv_heads, -1).max(1).ravel() for part in (inputs, weight))
         factors = between(inputs, weight)

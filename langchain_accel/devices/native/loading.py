@@ -68,6 +68,7 @@ def pack(plan: Plan, config: Any, weights: str, threads: int, progress: Progress
 
     from langchain_accel.devices.native import calibration, packing
     from langchain_accel.devices.torch_rows import loading
+    from langchain_accel.devices.torch_rows.positions import position_limit
     from langchain_accel.devices.torch_rows.proof import plain_logits
 
     folder = Path(plan.model)
@@ -79,7 +80,8 @@ def pack(plan: Plan, config: Any, weights: str, threads: int, progress: Progress
         held = torch.bfloat16 if dtype is torch.bfloat16 else held
     model = loading.load_model(folder, config, dtype, trust_remote_code=plan.trust_remote_code)
     progress("loading weights", 1, 1)
-    expected = plain_logits(model, selfcheck.probe(config.vocab_size, config.max_position_embeddings))
+    limit, _ = position_limit(config)
+    expected = plain_logits(model, selfcheck.probe(config.vocab_size, limit))
     seen = calibration.Seen({}, {})
     if weights != "exact":
         progress("reading a text to see what rounding would change", 0, 1)

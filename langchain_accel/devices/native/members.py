@@ -14,7 +14,43 @@ _NIBBLE_BYTES = 9 / 16  # of a number in 4 bits, with its share of a factor
 KEPT = 0.1
 """Share of the products, in size, that stay in 8 bits where the others have 4."""
 _ROPES = frozenset({"default", "linear", "llama3", "yarn"})  # the others change with the length of the sequence
-_ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
+_ACTIVATIONS = {
+    "silu": "silu",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    **dict.fromkeys(("gelu_pytorch_tanh", "gelu_new", "gelu_fast"), "gelu_tanh"),
+}
+
+
+@dataclass(frozen=True)
+class Names:
+    """Where a model type's modules are; of several alternatives in a tuple, the first that a model has.
+
+    Attributes:
+        decoder: what holds the layers, the last norm and the rotary positions.
+        embedding_norm: in the decoder; "" for none.
+        layers: likewise.
+        norm: likewise.
+        before_attention: norm in a layer; alternatives.
+        before_mlp: likewise.
+        qkv: modules in a layer, one below the other.
+        fused: whether the one of `qkv` holds, for each key/value head, its queries, its keys and its values.
+        out: in a layer.
+        gate_up: likewise, one below the other; one without a gate.
+        down: likewise.
+    """
+
+    decoder: str = "model"
+    embedding_norm: str = ""
+    layers: str = "layers"
+    norm: str = "norm"
+    before_attention: tuple[str, ...] = ("input_layernorm",)
+    before_mlp: tuple[str, ...] = ("post_attention_layernorm",)
+    qkv: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+    fused: bool = False
+    out: str = "self_attn.o_proj"
+    gate_up: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
+    down: str = "mlp.down_proj"
 
 
 @dataclass(frozen=True)
@@ -22,6 +58,13 @@ class Member:
     """How one model type differs from Llama.
 
     Attributes:
+        names: of its modules.
+        gated: whether an activation multiplies another product.
+        centred: whether its norms take the mean away.
+        parallel: names of the config's flags of which any lets both halves of a layer read what came into it.
+        alibi: whether it has linear biases for positions; others have where the config's `alibi` says so.
+        act: its activation, where the config has none.
+        foreign: names of the config's flags that ask for what the kernels do not compute.
         norm_offset: added to the weights of all norms.
         embedding_factor: name of the config's factor on embedded tokens; None for 1.
         rooted: embedded tokens are multiplied by the root of the hidden size, in the dtype of the weights.
@@ -30,6 +73,13 @@ class Member:
         logits_divisor: name of the config's number that the logits are divided by; None for 1.
     """
 
+    names: Names = Names()
+    gated: bool = True
+    centred: bool = False
+    parallel: tuple[str, ...] = ()
+    alibi: bool = False
+    act: str | None = None
+    foreign: tuple[str, ...] = ()
     norm_offset: float = 0.0
     embedding_factor: str | None = None
     rooted: bool = False
@@ -43,7 +93,7 @@ FAMILY: dict[str, Member] = {
     "mistral": Member(),
     "qwen2": Member(),
     "qwen3": Member(),
-    "phi3": Member(),
+    "phi3": Member(Names(qkv=("self_attn.qkv_proj",), gate_up=("mlp.gate_up_proj",))),
     "gemma": Member(norm_offset=1.0, rooted=True),
     "granite": Member(
         embedding_factor="embedding_multiplier",
@@ -51,8 +101,65 @@ FAMILY: dict[str, Member] = {
         residual_factor="residual_multiplier",
         logits_divisor="logits_scaling",
     ),
+    "starcoder2": Member(Names(gate_up=("mlp.c_fc",), down="mlp.c_proj"), gated=False, centred=True),
+    "stablelm": Member(
+        Names(before_mlp=("post_attention_layernorm", "input_layernorm")),
+        centred=True,
+        parallel=("use_parallel_residual",),
+        foreign=("qk_layernorm",),
+    ),
+    "gpt_neox": Member(
+        Names(
+            decoder="gpt_neox",
+            norm="final_layer_norm",
+            qkv=("attention.query_key_value",),
+            fused=True,
+            out="attention.dense",
+            gate_up=("mlp.dense_h_to_4h",),
+            down="mlp.dense_4h_to_h",
+        ),
+        gated=False,
+        centred=True,
+        parallel=("use_parallel_residual",),
+    ),
+    "falcon": Member(
+        Names(
+            decoder="transformer",
+            layers="h",
+            norm="ln_f",
+            before_attention=("ln_attn", "input_layernorm"),
+            before_mlp=("ln_mlp", "post_attention_layernorm", "input_layernorm"),
+            qkv=("self_attention.query_key_value",),
+            fused=True,
+            out="self_attention.dense",
+            gate_up=("mlp.dense_h_to_4h",),
+            down="mlp.dense_4h_to_h",
+        ),
+        gated=False,
+        centred=True,
+        parallel=("parallel_attn", "new_decoder_architecture"),
+    ),
+    "bloom": Member(
+        Names(
+            decoder="transformer",
+            embedding_norm="word_embeddings_layernorm",
+            layers="h",
+            norm="ln_f",
+            qkv=("self_attention.query_key_value",),
+            fused=True,
+            out="self_attention.dense",
+            gate_up=("mlp.dense_h_to_4h",),
+            down="mlp.dense_4h_to_h",
+        ),
+        gated=False,
+        centred=True,
+        alibi=True,
+        act="gelu_pytorch_tanh",
+        foreign=("apply_residual_connection_post_layernorm",),
+    ),
 }
-"""Model types whose layers are Llama's, but for what is said here; biases and norms of heads are read off the model."""
+"""Model types that the kernels express, and what of them is not Llama's; biases and norms of heads are read off the
+model."""
 
 
 def unusable(config: Mapping[str, Any]) -> str | None:
@@ -80,12 +187,13 @@ def refusal(config: Mapping[str, Any]) -> str | None:
     kind = config["model_type"]
     if kind not in FAMILY:
         return f"model type {kind!r} is none of {', '.join(sorted(FAMILY))}"
-    name = first(config, "hidden_activation", "hidden_act")
-    if name not in _ACTIVATIONS:
+    if (name := _activation(config)) not in _ACTIVATIONS:
         return f"its activation is {name!r}"
-    for what in ("hidden_size", "intermediate_size"):
-        if config[what] % _LANES:
-            return f"its {what} of {config[what]} is no multiple of {_LANES}"
+    if asked := [flag for flag in FAMILY[kind].foreign if config.get(flag)]:
+        return f"it asks for {', '.join(asked)}"
+    for what, size in (("hidden_size", config["hidden_size"]), ("intermediate_size", inner(config))):
+        if size % _LANES:
+            return f"its {what} of {size} is no multiple of {_LANES}"
     if width(config) % _LANES:
         return f"its heads are {width(config)} wide, which is no multiple of {_LANES}"
     rope = first(config, "rope_parameters", "rope_scaling", default={})
@@ -95,17 +203,43 @@ def refusal(config: Mapping[str, Any]) -> str | None:
 
 def activation(config: Mapping[str, Any]) -> str:
     """Return the kernels' name of a model's activation."""
-    return _ACTIVATIONS[first(config, "hidden_activation", "hidden_act")]
+    return _ACTIVATIONS[_activation(config)]
+
+
+def _activation(config: Mapping[str, Any]) -> str:
+    act = FAMILY[config["model_type"]].act
+    return str(act or first(config, "hidden_activation", "hidden_act", "activation"))
+
+
+def inner(config: Mapping[str, Any]) -> int:
+    """Return the width of what a layer's second half takes down."""
+    return int(first(config, "intermediate_size", "ffn_hidden_size", default=4 * config["hidden_size"]))
+
+
+def depth(config: Mapping[str, Any]) -> int:
+    """Return how many layers a model has."""
+    return int(first(config, "num_hidden_layers", "n_layer"))
+
+
+def alibi(config: Mapping[str, Any]) -> bool:
+    """Return whether a model has linear biases for positions (ALiBi, Press et al. 2022, arXiv:2108.12409)."""
+    return FAMILY[config["model_type"]].alibi or bool(config.get("alibi"))
+
+
+def parallel(config: Mapping[str, Any]) -> bool:
+    """Return whether both halves of a layer read what came into it."""
+    return any(config.get(flag) for flag in FAMILY[config["model_type"]].parallel)
 
 
 def width(config: Mapping[str, Any]) -> int:
     """Return the width of a head."""
-    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+    asked = None if FAMILY[config["model_type"]].names.fused else config.get("head_dim")
+    return int(asked or config["hidden_size"] // head_counts(config)[0])
 
 
 def windows(config: Mapping[str, Any]) -> list[int]:
     """Return the columns that a token sees in each layer, itself included; 0 for all."""
-    layers = config["num_hidden_layers"]
+    layers = depth(config)
     window = config.get("sliding_window")
     if not window or config.get("use_sliding_window") is False:
         return [0] * layers
@@ -121,13 +255,14 @@ def weight_bytes(config: Mapping[str, Any], weights: str) -> int:
         weights: `"exact"`, `"int8"` or `"int4"`.
     """
     heads, kv_heads = head_counts(config)
-    hidden, inner, head = config["hidden_size"], config["intermediate_size"], width(config)
+    hidden, head = config["hidden_size"], width(config)
     number = 2 if "bfloat16" in str(first(config, "dtype", "torch_dtype")) else 4
-    layer = hidden * head * (2 * heads + 2 * kv_heads) + 3 * hidden * inner
+    halves = 3 if FAMILY[config["model_type"]].gated else 2
+    layer = hidden * head * (2 * heads + 2 * kv_heads) + halves * hidden * inner(config)
     products = {"exact": number, "int8": 1, "int4": KEPT + (1 - KEPT) * _NIBBLE_BYTES}[weights]
     head_number = number if weights == "exact" else 1
     ends = config["vocab_size"] * hidden * (head_number + number)
-    return int(config["num_hidden_layers"] * layer * products + ends)
+    return int(depth(config) * layer * products + ends)
 
 
 def cache_dtype(dtype: str, kv_cache: str) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from langchain_accel.devices.base import Logits
 from langchain_accel.errors import ModelRejected
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 FILE = "model.packed.safetensors"
 """Name of the file in an exported folder."""
 
-_FORMAT = "2"
+_FORMAT = "3"
 _FILLING = "filling."
 _LENGTH = struct.Struct("<Q")
 _ALIGNED = 64  # bytes: where every array begins, so that no load of a register crosses a line of the cache
@@ -36,9 +37,10 @@ class Packed:
         numbers: sizes and factors, as the kernels' `Numbers` names them.
         windows: for each layer, the columns that a token sees, itself included; 0 for all.
         rotary_factor: on the cosines and sines of the rotary positions.
-        arrays: `embedding`, `norm`, `frequencies`, `expected` (logits of the model before it was rounded, for the
-            self-check's prompt), and for each layer and the head `{index}.qkv.int8` or another dtype of a packed
-            weight, `.scales`, `.bias` and so on.
+        alibi: how linear biases for positions are rounded, see `column_bias`; "" for a model without.
+        arrays: `embedding`, `norm.weight`, `frequencies`, `slopes` of linear biases, `expected` (logits of the model
+            before it was rounded, for the self-check's prompt), and for each layer and the head `{index}.qkv.int8` or
+            another dtype of a packed weight, `.scales`, `.bias` and so on.
     """
 
     weights: str
@@ -46,6 +48,7 @@ class Packed:
     windows: list[int]
     rotary_factor: float
     arrays: dict[str, NDArray[Any]]
+    alibi: str = ""
 
     @property
     def bytes(self) -> int:
@@ -66,28 +69,39 @@ class Packed:
         numbers = kernels.Numbers(**self.numbers, rows=rows, max_len=max_len, cache=cache)
         angles = np.arange(max_len, dtype=np.float32)[:, None] * self.arrays["frequencies"]
         attended, group = numbers.heads * numbers.width, 2 * numbers.kv_heads * numbers.width
+        bias = None
+        if self.alibi:
+            columns = -(-max_len // kernels.COLUMNS) * kernels.COLUMNS
+            bias = column_bias(self.arrays["slopes"], columns, self.alibi, numbers.scaling)
         layers = [
             kernels.Layer(
                 qkv=self._linear(f"{index}.qkv", numbers.hidden, attended + group),
                 out=self._linear(f"{index}.out", attended, numbers.hidden),
-                gate_up=self._linear(f"{index}.gate_up", numbers.hidden, 2 * numbers.inner),
+                gate_up=self._linear(f"{index}.gate_up", numbers.hidden, (1 + numbers.gated) * numbers.inner),
                 down=self._linear(f"{index}.down", numbers.inner, numbers.hidden),
-                norm=self.arrays[f"{index}.norm"],
-                inner_norm=self.arrays[f"{index}.inner_norm"],
-                query_norm=self.arrays.get(f"{index}.query_norm"),
-                key_norm=self.arrays.get(f"{index}.key_norm"),
+                norm=self._norm(f"{index}.norm"),
+                inner_norm=self._norm(f"{index}.inner_norm"),
+                query_norm=self._norm(f"{index}.query_norm") if f"{index}.query_norm.weight" in self.arrays else None,
+                key_norm=self._norm(f"{index}.key_norm") if f"{index}.key_norm.weight" in self.arrays else None,
                 window=window if window < max_len else 0,
+                column_bias=bias,
             )
             for index, window in enumerate(self.windows)
         ]
         ends = kernels.Ends(
             embedding=self.arrays["embedding"],
-            norm=self.arrays["norm"],
+            norm=self._norm("norm"),
             cosines=np.cos(angles) * np.float32(self.rotary_factor),
             sines=np.sin(angles) * np.float32(self.rotary_factor),
             head=self._linear("head", numbers.hidden, numbers.vocabulary),
+            embedding_norm=self._norm("embedding_norm") if "embedding_norm.weight" in self.arrays else None,
         )
         return kernels.Model(numbers, layers, ends, threads)
+
+    def _norm(self, name: str) -> kernels.Norm:
+        import langchain_accel_kernels as kernels
+
+        return kernels.Norm(self.arrays[f"{name}.weight"], self.arrays.get(f"{name}.bias"))
 
     def _linear(self, name: str, inputs: int, outputs: int) -> kernels.PackedLinear:
         import langchain_accel_kernels as kernels
@@ -95,6 +109,33 @@ class Packed:
         dtype = next(dtype for dtype in kernels.PACKED if f"{name}.{dtype}" in self.arrays)
         scales, bias = (self.arrays.get(f"{name}.{part}") for part in ("scales", "bias"))
         return kernels.PackedLinear(self.arrays[f"{name}.{dtype}"], scales, bias, inputs, outputs, dtype)
+
+
+def column_bias(slopes: Logits, columns: int, rounding: str, scaling: float) -> Logits:
+    """Return what is added to the scores of each head's columns, `[heads, columns]` float32.
+
+    The distance to the query's column is left out: what all columns share, softmax does not see.
+
+    Args:
+        slopes: `[heads]` float32.
+        columns: of a row.
+        rounding: `"float32"` for none; `"bfloat16"` of the biases, as BLOOM rounds them in that dtype; `"falcon"` of
+            all numbers before the biases are scaled as scores are, as Falcon does in every dtype.
+        scaling: factor on the scores.
+    """
+    places = np.arange(columns, dtype=np.float32)
+    if rounding == "falcon":
+        scaled: Logits = _rounded(_rounded(slopes)[:, None] * _rounded(places)) * np.float32(scaling)
+        return scaled
+    biases: Logits = slopes[:, None] * places
+    return biases if rounding == "float32" else _rounded(biases)
+
+
+def _rounded(numbers: Logits) -> Logits:
+    """Round to bfloat16, to nearest even."""
+    words = numbers.view(np.uint32)
+    rounded: Logits = ((words + 0x7FFF + ((words >> 16) & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
+    return rounded
 
 
 def holds(folder: Path) -> bool:

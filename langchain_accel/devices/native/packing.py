@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from langchain_accel.devices.base import Logits, Progress
-from langchain_accel.devices.memory import head_counts
+from langchain_accel.devices.memory import first, head_counts
 from langchain_accel.devices.native import balance, members
 from langchain_accel.devices.native.balance import Factors
 from langchain_accel.devices.native.packed import Packed
+from langchain_accel.devices.torch_rows.adapters import alibi_slopes
 
 if TYPE_CHECKING:
     from langchain_accel.devices.native.calibration import Inputs, Seen
@@ -45,7 +46,8 @@ def pack(
     """
     config = model.config.to_dict()
     member = members.FAMILY[config["model_type"]]
-    weight, rope = model.model.embed_tokens.weight, model.model.rotary_emb
+    weight, decoder = model.get_input_embeddings().weight, getattr(model, member.names.decoder)
+    rope = None if members.alibi(config) else decoder.rotary_emb
     factor = config[member.embedding_factor] if member.embedding_factor else 1.0
     if member.rooted:
         factor = float(torch.tensor(config["hidden_size"] ** 0.5, dtype=weight.dtype))
@@ -58,39 +60,61 @@ def pack(
         seen.inputs,
         heads,
         kv_heads,
+        gated=member.gated,
     )
     numbers = {
         "hidden": config["hidden_size"],
-        "inner": config["intermediate_size"],
+        "inner": members.inner(config),
         "heads": heads,
         "kv_heads": kv_heads,
         "width": members.width(config),
-        "rotary": 2 * len(rope.inv_freq),
+        "rotary": 2 * len(rope.inv_freq) if rope else 0,
         "vocabulary": len(weight),
-        "epsilon": config["rms_norm_eps"],
+        "epsilon": first(config, "rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon"),
         "scaling": config[member.scaling] if member.scaling else members.width(config) ** -0.5,
         "activation": members.activation(config),
+        "gated": member.gated,
+        "centred": member.centred,
+        "parallel": members.parallel(config),
         "embedding_factor": factor,
         "residual_factor": config[member.residual_factor] if member.residual_factor else 1.0,
         "logits_factor": 1 / config[member.logits_divisor] if member.logits_divisor else 1.0,
     }
     arrays = {
         "embedding": _array(weight.to(held)),
-        "norm": _norm(model.model.norm, member, factors.get("head")),
-        "frequencies": rope.inv_freq.float().numpy(),
+        **_norm("norm", getattr(decoder, member.names.norm), member, factors.get("head")),
+        "frequencies": rope.inv_freq.float().numpy() if rope else np.zeros(0, np.float32),
         "expected": expected,
     }
-    for index, layer in enumerate(model.model.layers):
-        arrays[f"{index}.norm"] = _norm(layer.input_layernorm, member, factors.get(f"{index}.qkv"))
-        inner = factors.get(f"{index}.gate_up")
-        arrays[f"{index}.inner_norm"] = _norm(layer.post_attention_layernorm, member, inner)
-        if hasattr(layer.self_attn, "q_norm"):
-            arrays[f"{index}.query_norm"] = _norm(layer.self_attn.q_norm, member, None)
-            arrays[f"{index}.key_norm"] = _norm(layer.self_attn.k_norm, member, None)
-    for name, product in _packed(layers, held, model.dtype, weights, seen, factors, threads, progress).items():
+    alibi = ""
+    if rope is None:
+        alibi = "falcon" if config["model_type"] == "falcon" else str(model.dtype).removeprefix("torch.")
+        arrays["slopes"] = alibi_slopes(heads).numpy()
+    if member.names.embedding_norm:
+        arrays |= _norm("embedding_norm", getattr(decoder, member.names.embedding_norm), member, None)
+    for index, layer in enumerate(getattr(decoder, member.names.layers)):
+        before_attention, before_mlp = (
+            next(filter(None, (getattr(layer, name, None) for name in names)))
+            for names in (member.names.before_attention, member.names.before_mlp)
+        )
+        arrays |= _norm(f"{index}.norm", before_attention, member, factors.get(f"{index}.qkv"))
+        arrays |= _norm(f"{index}.inner_norm", before_mlp, member, factors.get(f"{index}.gate_up"))
+        for name, of_heads in (("query_norm", "q_norm"), ("key_norm", "k_norm")):
+            if module := getattr(getattr(layer, "self_attn", None), of_heads, None):
+                arrays |= _norm(f"{index}.{name}", module, member, None)
+    order = _order(heads, kv_heads, members.width(config)) if member.names.fused else None
+    packed = _packed(layers, held, model.dtype, weights, seen, factors, order, threads, progress)
+    for name, product in packed.items():
         parts = {product.dtype: product.weight, "scales": product.scales, "bias": product.bias}
         arrays |= {f"{name}.{part}": numbers for part, numbers in parts.items() if numbers is not None}
-    return Packed(weights, numbers, members.windows(config), float(rope.attention_scaling), arrays)
+    scaling = float(rope.attention_scaling) if rope else 1.0
+    return Packed(weights, numbers, members.windows(config), scaling, arrays, alibi)
+
+
+def _order(heads: int, kv_heads: int, width: int) -> NDArray[np.int64]:
+    """Return where queries, keys and values stand in a product that holds them for each key/value head in turn."""
+    places = np.arange((heads + 2 * kv_heads) * width).reshape(kv_heads, -1, width)
+    return np.concatenate([places[:, :-2].ravel(), places[:, -2].ravel(), places[:, -1].ravel()])
 
 
 def _packed(
@@ -100,14 +124,18 @@ def _packed(
     weights: str,
     seen: Seen,
     factors: Mapping[str, Factors],
+    order: NDArray[np.int64] | None,
     threads: int,
     progress: Progress,
 ) -> dict[str, kernels.PackedLinear]:
     exact = "bfloat16_pairs" if computed is torch.bfloat16 else None
     done: dict[str, kernels.PackedLinear] = {}
 
+    def moved(name: str) -> NDArray[np.int64] | None:
+        return order if name.endswith(".qkv") else None
+
     def pack_as(dtype: str | None, name: str) -> kernels.PackedLinear:
-        return _pack(layers[name], held, dtype, factors.get(name), seen.inputs.get(name))
+        return _pack(layers[name], held, dtype, factors.get(name), seen.inputs.get(name), moved(name))
 
     def pack_one(name: str) -> kernels.PackedLinear:
         packed = pack_as(exact if weights == "exact" else "int8" if name == "head" else weights, name)
@@ -117,8 +145,13 @@ def _packed(
         return packed
 
     def harm(name: str) -> float:
-        by = factors[name]
-        return seen.effects[name].harm(lambda inputs: kernels.linear(done[name], inputs / by.inputs) * by.outputs)
+        by, places = factors[name], moved(name)
+
+        def rounded(inputs: Logits) -> Logits:
+            outputs: Logits = kernels.linear(done[name], inputs / by.inputs) * by.outputs
+            return outputs if places is None else outputs[:, np.argsort(places)]
+
+        return seen.effects[name].harm(rounded)
 
     with ThreadPoolExecutor(threads) as pool:
         for name, product in zip(layers, pool.map(pack_one, layers), strict=True):
@@ -154,14 +187,16 @@ def sensitive(products: Mapping[str, tuple[float, int]]) -> list[str]:
 
 def products(model: Any) -> Iterator[tuple[str, list[torch.nn.Linear]]]:
     """Yield the name of every product of the kernels, and the layers that make it, one below the other."""
-    for index, layer in enumerate(model.model.layers):
-        attention, mlp = layer.self_attn, layer.mlp
-        whole = hasattr(attention, "qkv_proj")
-        yield f"{index}.qkv", [attention.qkv_proj] if whole else [attention.q_proj, attention.k_proj, attention.v_proj]
-        yield f"{index}.out", [attention.o_proj]
-        yield f"{index}.gate_up", [mlp.gate_up_proj] if hasattr(mlp, "gate_up_proj") else [mlp.gate_proj, mlp.up_proj]
-        yield f"{index}.down", [mlp.down_proj]
-    yield "head", [model.lm_head]
+    names = members.FAMILY[model.config.model_type].names
+    for index, layer in enumerate(getattr(getattr(model, names.decoder), names.layers)):
+        for what, modules in (
+            ("qkv", names.qkv),
+            ("out", (names.out,)),
+            ("gate_up", names.gate_up),
+            ("down", (names.down,)),
+        ):
+            yield f"{index}.{what}", [layer.get_submodule(module) for module in modules]
+    yield "head", [model.get_output_embeddings()]
 
 
 def _largest(layers: list[torch.nn.Linear]) -> Logits:
@@ -171,15 +206,22 @@ def _largest(layers: list[torch.nn.Linear]) -> Logits:
 
 
 def _pack(
-    layers: list[torch.nn.Linear], held: torch.dtype, dtype: str | None, factors: Factors | None, seen: Inputs | None
+    layers: list[torch.nn.Linear],
+    held: torch.dtype,
+    dtype: str | None,
+    factors: Factors | None,
+    seen: Inputs | None,
+    order: NDArray[np.int64] | None,
 ) -> kernels.PackedLinear:
     weight = layers[0].weight if len(layers) == 1 else torch.cat([layer.weight for layer in layers])
     bias = None
     if any(layer.bias is not None for layer in layers):
         parts = [torch.zeros(layer.out_features) if layer.bias is None else layer.bias.float() for layer in layers]
-        bias = torch.cat(parts).numpy()
+        bias = torch.cat(parts).detach().numpy()
+    if order is not None:
+        weight, bias = weight[order], None if bias is None else bias[order]
     if factors is None:
-        return kernels.pack(_array(weight.to(held)), bias, dtype=dtype)
+        return kernels.pack(_array(weight.detach().to(held)), bias, dtype=dtype)
     weight = weight.detach().to(torch.float32, copy=True)
     weight.mul_(torch.from_numpy(factors.inputs)).div_(torch.from_numpy(factors.outputs)[:, None])
     bias = None if bias is None else bias / factors.outputs
@@ -187,9 +229,13 @@ def _pack(
     return kernels.pack(weight.numpy(), bias, dtype=dtype, importance=importance)
 
 
-def _norm(module: Any, member: members.Member, factors: Factors | None) -> NDArray[Any]:
-    weight = _array(module.weight.float() + member.norm_offset)
-    return weight if factors is None else weight / factors.inputs
+def _norm(name: str, module: Any, member: members.Member, factors: Factors | None) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a norm: its weight, and a bias where it has one."""
+    bias = getattr(module, "bias", None)
+    parts = {"weight": _array(module.weight.detach().float() + member.norm_offset)}
+    if bias is not None:
+        parts["bias"] = _array(bias.detach().float())
+    return {f"{name}.{part}": array if factors is None else array / factors.inputs for part, array in parts.items()}
 
 
 def _array(tensor: torch.Tensor) -> NDArray[Any]:
