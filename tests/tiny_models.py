@@ -178,6 +178,12 @@ ARCHITECTURES: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
 """Architecture -> transformers' model type and the config entries of a tiny model."""
 
 
+def make_uneven(name: str, folder: Path) -> Path:
+    """Make one with heads of a width that whole native steps do not take."""
+    _, numbers = ARCHITECTURES[name]
+    return make(name, folder, **({"head_dim": 24} if numbers.get("head_dim") else {}))
+
+
 def make(architecture: str, folder: Path, **config_overrides: Any) -> Path:
     """Save a random model of an architecture with tokenizer and generation settings, and return its folder.
 

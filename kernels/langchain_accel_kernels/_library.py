@@ -27,7 +27,8 @@ class Shape(Structure):
         *((name, c_int32) for name in ("vocabulary", "rows", "max_len")),
         *((name, c_int32) for name in ("cache_dtype", "embedding_dtype", "activation")),
         *((name, c_int32) for name in ("gated", "centred", "parallel")),
-        *((name, c_float) for name in ("epsilon", "scaling", "embedding_factor", "residual_factor", "logits_factor")),
+        *((name, c_float) for name in ("epsilon", "scaling", "embedding_factor", "residual_factor")),
+        *((name, c_float) for name in ("logits_factor", "logits_cap")),
     )
 
 
@@ -42,7 +43,8 @@ class Layer(Structure):
 
     _fields_ = (
         *((name, Linear) for name in ("qkv", "out", "gate_up", "down")),
-        *((name, Norm) for name in ("norm", "inner_norm", "query_norm", "key_norm")),
+        *((name, Norm) for name in ("norm", "inner_norm", "query_norm", "key_norm", "after_attention", "after_mlp")),
+        *((name, c_void_p) for name in ("cosines", "sines")),
         ("window", c_int32),
         ("soft_cap", c_float),
         ("column_bias", c_void_p),
@@ -62,8 +64,6 @@ class Ends(Structure):
         ("embedding", c_void_p),
         ("embedding_norm", Norm),
         ("norm", Norm),
-        ("cosines", c_void_p),
-        ("sines", c_void_p),
         ("head", Linear),
     )
 

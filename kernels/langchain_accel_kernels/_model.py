@@ -44,6 +44,7 @@ class Numbers:
         embedding_factor: on embedded tokens.
         residual_factor: on what a layer's halves add to the residual stream.
         logits_factor: on the logits.
+        logits_cap: logits become cap * tanh(logits / cap); 0 for no cap.
     """
 
     hidden: int
@@ -65,6 +66,7 @@ class Numbers:
     embedding_factor: float = 1.0
     residual_factor: float = 1.0
     logits_factor: float = 1.0
+    logits_cap: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,12 @@ class Layer:
         inner_norm: before `gate_up`.
         query_norm: of each head, or None.
         key_norm: likewise.
+        after_attention: of what the attention's half of the layer makes, before it is added, or None.
+        after_mlp: of the other half, likewise.
+        cosines: `[max_len, rotary / 2]` float32; None for no rotation.
+        sines: likewise.
         window: columns that a token sees, itself included; 0 for all.
+        soft_cap: scores become cap * tanh(scores / cap); 0 for no cap.
         column_bias: `[heads, columns]` float32, added to scores (ALiBi); columns are max_len in whole blocks of
             `COLUMNS`. None for none.
     """
@@ -106,7 +113,12 @@ class Layer:
     inner_norm: Norm
     query_norm: Norm | None = None
     key_norm: Norm | None = None
+    after_attention: Norm | None = None
+    after_mlp: Norm | None = None
+    cosines: NDArray[np.float32] | None = None
+    sines: NDArray[np.float32] | None = None
     window: int = 0
+    soft_cap: float = 0.0
     column_bias: NDArray[np.float32] | None = None
 
 
@@ -117,16 +129,12 @@ class Ends:
     Attributes:
         embedding: `[vocabulary, hidden]`, float32, or bfloat16 as uint16.
         norm: after the last layer.
-        cosines: `[max_len, rotary / 2]` float32.
-        sines: likewise.
         head: to the logits.
         embedding_norm: of embedded tokens, or None.
     """
 
     embedding: NDArray[Any]
     norm: Norm
-    cosines: NDArray[np.float32]
-    sines: NDArray[np.float32]
     head: PackedLinear
     embedding_norm: Norm | None = None
 
@@ -158,8 +166,6 @@ class Model:
             _of_shape("embedding", ends.embedding, (numbers.vocabulary, numbers.hidden)),
             _norm("embedding_norm", ends.embedding_norm, numbers.hidden),
             _norm("norm", ends.norm, numbers.hidden),
-            _of_shape("cosines", ends.cosines, (numbers.max_len, numbers.rotary // 2)),
-            _of_shape("sines", ends.sines, (numbers.max_len, numbers.rotary // 2)),
             _of_width("head", ends.head, numbers.hidden, numbers.vocabulary),
         )
         structures = [_structure(numbers, layer) for layer in layers]
@@ -231,7 +237,7 @@ def _check_sizes(numbers: Numbers) -> None:
 def _structure(numbers: Numbers, layer: Layer) -> _library.Layer:
     attended = numbers.heads * numbers.width
     hidden, inner, width = numbers.hidden, numbers.inner, numbers.width
-    columns, bias = -(-numbers.max_len // COLUMNS) * COLUMNS, layer.column_bias
+    columns, angles = -(-numbers.max_len // COLUMNS) * COLUMNS, (numbers.max_len, numbers.rotary // 2)
     return _library.Layer(
         _of_width("qkv", layer.qkv, numbers.hidden, attended + 2 * numbers.kv_heads * numbers.width),
         _of_width("out", layer.out, attended, numbers.hidden),
@@ -241,16 +247,24 @@ def _structure(numbers: Numbers, layer: Layer) -> _library.Layer:
         _norm("inner_norm", layer.inner_norm, hidden),
         _norm("query_norm", layer.query_norm, width),
         _norm("key_norm", layer.key_norm, width),
+        _norm("after_attention", layer.after_attention, hidden),
+        _norm("after_mlp", layer.after_mlp, hidden),
+        _address("cosines", layer.cosines, angles),
+        _address("sines", layer.sines, angles),
         layer.window,
-        column_bias=None if bias is None else _of_shape("column_bias", bias, (numbers.heads, columns)),
+        layer.soft_cap,
+        _address("column_bias", layer.column_bias, (numbers.heads, columns)),
     )
+
+
+def _address(name: str, array: NDArray[np.float32] | None, shape: tuple[int, ...]) -> int | None:
+    return None if array is None else _of_shape(name, array, shape)
 
 
 def _norm(name: str, norm: Norm | None, size: int) -> _library.Norm:
     if norm is None:
         return _library.Norm()
-    bias = None if norm.bias is None else _of_shape(f"bias of {name}", norm.bias, (size,))
-    return _library.Norm(_of_shape(name, norm.weight, (size,)), bias)
+    return _library.Norm(_of_shape(name, norm.weight, (size,)), _address(f"bias of {name}", norm.bias, (size,)))
 
 
 def _of_shape(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> int:

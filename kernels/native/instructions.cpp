@@ -10,7 +10,7 @@
 namespace accel {
 
 const Kernels &JOIN(kernels_, ACCEL_SET)() {
-  static const Kernels kernels = {TEXT(ACCEL_SET), give, normalise, gate, linear, nibbles, embed, write, attend};
+  static const Kernels kernels = {TEXT(ACCEL_SET), give, normalise, gate, linear, nibbles, embed, write, attend, limit};
   return kernels;
 }
 

@@ -36,7 +36,7 @@ void Model::grow(int count) {
   const int64_t widest = up(std::max<int64_t>({shape_.hidden, shape_.inner, attended}), 64);
   hidden_.reset(allocate<float>(static_cast<int64_t>(count) * shape_.hidden));
   if (shape_.parallel) before_.reset(allocate<float>(static_cast<int64_t>(count) * shape_.hidden));
-  wide_.reset(allocate<float>(count * std::max<int64_t>(qkv, 2 * shape_.inner)));
+  wide_.reset(allocate<float>(count * std::max<int64_t>({qkv, 2 * shape_.inner, shape_.hidden})));
   attended_.reset(allocate<float>(count * attended));
   room_.reserve(count, widest);
   scratch_stride_ = std::max({task_scratch(shape_), widest, up(linear_scratch(widest) / 4, 16)});
@@ -93,6 +93,16 @@ void Model::step(int count, const int32_t *tokens, const int32_t *rows, const in
     };
     const auto stream = [&](const Buffer<float> &of, int64_t token) { return of.get() + token * shape_.hidden; };
 
+    const auto add = [&](const Linear &layer, const Norm &after) { // to the residual stream
+      if (!after.weight) return product(layer, count, hidden_.get(), shape_.hidden, true);
+      product(layer, count, wide_.get(), shape_.hidden, false);
+      each_token(count, [&](int64_t token) {
+        kernels_.normalise(after, stream(wide_, token), shape_.hidden, shape_, scratch);
+        float *to = stream(hidden_, token);
+        for (int i = 0; i < shape_.hidden; i++) to[i] += scratch[i] * shape_.residual_factor;
+      });
+    };
+
     each_token(count, [&](int64_t token) {
       float *embedded = stream(hidden_, token);
       kernels_.embed(shape_, ends_.embedding, tokens[token], embedded);
@@ -109,14 +119,13 @@ void Model::step(int count, const int32_t *tokens, const int32_t *rows, const in
       });
       product(layer.qkv, count, wide_.get(), qkv, false);
       each_token(count, [&](int64_t token) {
-        kernels_.write(shape_, layer, cache, ends_.cosines, ends_.sines, rows[token], columns[token],
-                       wide_.get() + token * qkv);
+        kernels_.write(shape_, layer, cache, rows[token], columns[token], wide_.get() + token * qkv);
       });
       for (size_t task; (task = taken[index].fetch_add(1)) < tasks.size();)
         kernels_.attend(shape_, layer, cache, tasks[task], wide_.get(), qkv, attended_.get(), scratch);
       threads_.meet();
       each_token(count, [&](int64_t token) { give(layer.out, attended_.get() + token * attended, token); });
-      product(layer.out, count, hidden_.get(), shape_.hidden, true);
+      add(layer.out, layer.after_attention);
       const Buffer<float> &read = shape_.parallel ? before_ : hidden_;
       each_token(count, [&](int64_t token) { normed(layer.inner_norm, stream(read, token), layer.gate_up, token); });
       const int64_t inner = layer.gate_up.outputs;
@@ -125,14 +134,12 @@ void Model::step(int count, const int32_t *tokens, const int32_t *rows, const in
         kernels_.gate(shape_, wide_.get() + token * inner, scratch);
         give(layer.down, scratch, token);
       });
-      product(layer.down, count, hidden_.get(), shape_.hidden, true);
+      add(layer.down, layer.after_mlp);
     }
     each_token(wanted_count, [&](int64_t slot) { normed(ends_.norm, stream(hidden_, wanted[slot]), ends_.head, slot); });
     product(ends_.head, wanted_count, logits, shape_.vocabulary, false);
+    each_token(wanted_count, [&](int64_t slot) { kernels_.limit(shape_, logits + slot * shape_.vocabulary); });
   });
-  if (shape_.logits_factor != 1)
-    for (int64_t i = 0; i < static_cast<int64_t>(wanted_count) * shape_.vocabulary; i++)
-      logits[i] *= shape_.logits_factor;
 }
 
 template <typename Number> void Model::copy(const Cache &cache, int source, int target, int length) const {

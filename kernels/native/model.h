@@ -9,7 +9,6 @@ struct Ends {
   const void *embedding;        // [vocabulary][hidden]
   Norm embedding_norm;          // [hidden], of embedded tokens; null for none
   Norm norm;                    // [hidden], after the last layer
-  const float *cosines, *sines; // [max_len][rotary / 2]
   Linear head;
 };
 

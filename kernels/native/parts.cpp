@@ -49,7 +49,7 @@ void Parts::attend(const Shape &shape, const Layer &layer, const Cache &cache, c
     share(thread, threads_.count(), static_cast<int64_t>(singles.size()), [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; i++) {
         const Lane &token = singles[static_cast<size_t>(i)];
-        kernels_.write(shape, layer, cache, nullptr, nullptr, token.row, token.start, qkv + token.offset * stride);
+        kernels_.write(shape, layer, cache, token.row, token.start, qkv + token.offset * stride);
       }
     });
     threads_.meet();

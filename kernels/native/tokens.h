@@ -145,14 +145,13 @@ void keep(const Shape &shape, const Cache &cache, int row, int column, const flo
 }
 
 // Norms and rotates the queries and keys of a token in place, and writes its keys and values.
-void write(const Shape &shape, const Layer &layer, const Cache &cache, const float *cosines, const float *sines,
-           int row, int column, float *qkv) {
+void write(const Shape &shape, const Layer &layer, const Cache &cache, int row, int column, float *qkv) {
   const int64_t half = static_cast<int64_t>(column) * (shape.rotary / 2);
   for (int head = 0; head < shape.heads + shape.kv_heads; head++) {
     float *at = qkv + static_cast<int64_t>(head) * shape.width;
     const Norm &norm = head < shape.heads ? layer.query_norm : layer.key_norm;
     if (norm.weight) normalise(norm, at, shape.width, shape, at);
-    rotate(at, shape.rotary, cosines + half, sines + half);
+    if (layer.cosines) rotate(at, shape.rotary, layer.cosines + half, layer.sines + half);
   }
   const float *keys = qkv + static_cast<int64_t>(shape.heads) * shape.width;
   const float *values = keys + static_cast<int64_t>(shape.kv_heads) * shape.width;
@@ -162,6 +161,18 @@ void write(const Shape &shape, const Layer &layer, const Cache &cache, const flo
     keep<uint16_t>(shape, cache, row, column, keys, values);
   else
     keep<float>(shape, cache, row, column, keys, values);
+}
+
+// What becomes of a token's products with the head.
+void limit(const Shape &shape, float *logits) {
+  const auto changed = [&](Floats value) {
+    value *= shape.logits_factor;
+    return shape.logits_cap == 0 ? value : shape.logits_cap * hyperbolic_tangent(value / shape.logits_cap);
+  };
+  if (shape.logits_factor == 1 && shape.logits_cap == 0) return;
+  int i = 0;
+  for (; i + STEP <= shape.vocabulary; i += STEP) store(logits + i, changed(load(logits + i)));
+  for (; i < shape.vocabulary; i++) logits[i] = changed(all(logits[i]))[0];
 }
 
 } // namespace

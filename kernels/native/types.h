@@ -58,7 +58,8 @@ struct Shape {
   int32_t centred;  // whether norms take the mean away
   int32_t parallel; // whether both halves of a layer read what came into it
   float epsilon, scaling; // of the norms; of the attention's scores
-  float embedding_factor, residual_factor, logits_factor;
+  float embedding_factor, residual_factor;
+  float logits_factor, logits_cap; // logits become cap * tanh(factor * logits / cap); 0 for no cap
 };
 
 // Weights of a norm, and what it adds; null for none.
@@ -70,6 +71,8 @@ struct Layer {
   Linear qkv, out, gate_up, down;     // gate_up: without a gate, what the activation takes
   Norm norm, inner_norm;              // [hidden]
   Norm query_norm, key_norm;          // [width], null for none
+  Norm after_attention, after_mlp;    // [hidden], of what a half makes, before it is added; null for none
+  const float *cosines, *sines;       // [max_len][rotary / 2]; null for no rotation
   int32_t window;                    // columns that a token sees, itself included; 0 for all
   float soft_cap;                    // scores become soft_cap * tanh(scores / soft_cap); 0 for no cap
   const float *column_bias;          // [heads][cache columns], added to scores (ALiBi); null for none
@@ -105,10 +108,10 @@ struct Kernels {
                  int64_t stride, bool add, float factor, void *scratch);
   float (*nibbles)(const float *weights, const float *importance, int inputs, int8_t *levels, int8_t *factors);
   void (*embed)(const Shape &shape, const void *table, int32_t token, float *out);
-  void (*write)(const Shape &shape, const Layer &layer, const Cache &cache, const float *cosines, const float *sines,
-                int row, int column, float *qkv);
+  void (*write)(const Shape &shape, const Layer &layer, const Cache &cache, int row, int column, float *qkv);
   void (*attend)(const Shape &shape, const Layer &layer, const Cache &cache, const Task &task, const float *qkv,
                  int64_t qkv_stride, float *out, float *scratch);
+  void (*limit)(const Shape &shape, float *logits);
 };
 
 const Kernels &kernels_avx2();

@@ -61,6 +61,12 @@ class TestExactFalconAlibi(NativeContract):
     architecture = "falcon-alibi"
 
 
+class TestExactGemma3(NativeContract):
+    """Norms of what is added, layers with rotary positions and windows of their own."""
+
+    architecture = "gemma3"
+
+
 class Int8Contract(NativeContract):
     """8-bit weights. Numbers that lie between two levels may be rounded either way, hence the tolerance."""
 
@@ -102,6 +108,12 @@ class TestBloom(Int8Contract):
     """ALiBi for heads of no power of two, and a norm of embedded tokens."""
 
     architecture = "bloom-6-heads"
+
+
+class TestGemma2(Int8Contract):
+    """Caps on scores and logits."""
+
+    architecture = "gemma2"
 
 
 class TestInt4(NativeContract):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from langchain_accel.devices.torch_rows import linears, quantised, rounding
 from langchain_accel.devices.torch_rows.device import RowDevice
 from langchain_accel.devices.torch_rows.native_arena import NativeArena
 from tests.contract.test_xeon import XeonContract
+from tests.tiny_models import make_uneven
 
 if not quantised._INSTRUCTIONS.intersection(cpu_flags()):
     pytest.skip("the oracle needs 8-bit instructions", allow_module_level=True)
@@ -36,6 +38,10 @@ class NativeArenaContract(XeonContract):
         rounds = rounding.choose(cls.folder, config, "int8", torch.float32, 1, silent, kernels=False)
         linears.replace(model, rounds.linear(model), silent, tied=True)
         return model
+
+    @classmethod
+    def make(cls, folder: Path) -> Path:
+        return make_uneven(cls.architecture, folder)
 
     def load(self) -> Device:
         plan = Plan("xeon", str(self.folder), rows=4, max_len=64, dtype=self.dtype)

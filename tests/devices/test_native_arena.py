@@ -26,7 +26,7 @@ from langchain_accel.devices.torch_rows.adapters import alibi_slopes
 from langchain_accel.devices.torch_rows.native_arena import NativeArena
 from langchain_accel.devices.torch_rows.native_linear import NativeLinear
 from langchain_accel.errors import ModelRejected
-from tests.tiny_models import ARCHITECTURES, VOCABULARY, make
+from tests.tiny_models import ARCHITECTURES, VOCABULARY, make, make_uneven
 
 needs_vnni = pytest.mark.skipif(not quantised._INSTRUCTIONS.intersection(cpu_flags()), reason="no 8-bit instructions")
 NAMES = (
@@ -51,7 +51,7 @@ def verify(device: Device, row: int, start: int, tokens: npt.NDArray[np.int64]) 
 
 @pytest.fixture(scope="module", params=[name for name in NAMES if ARCHITECTURES[name][0] in CONFIG_MAPPING])
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Device]]:
-    folder = make(request.param, tmp_path_factory.mktemp("model") / request.param)
+    folder = make_uneven(request.param, tmp_path_factory.mktemp("model") / request.param)
     device = load(folder)
     assert isinstance(device._attention.arena, NativeArena)  # type: ignore[attr-defined]
     yield folder, device
@@ -109,7 +109,7 @@ def test_threads_agree(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["falcon-alibi", "gemma2", "phi", "gpt2"])
 def test_4_bits_but_for_the_head_and_what_matters_most(name: str, tmp_path: Path) -> None:
     """A token's numbers are alike in every step. Mutants seen to fail: a head in 4 bits; all in 8."""
-    device = load(make(name, tmp_path), weights="int4")
+    device = load(make_uneven(name, tmp_path), weights="int4")
     layers = [module._layer for module in device._model.modules() if isinstance(module, NativeLinear)]  # type: ignore[attr-defined]
     assert {layer.dtype for layer in layers if layer.outputs == VOCABULARY} == {"int8"}
     sizes = [(layer.dtype, layer.inputs * layer.outputs) for layer in layers if layer.outputs != VOCABULARY]

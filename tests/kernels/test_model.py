@@ -226,7 +226,7 @@ class TestWhatTheKernelsLeaveToTorch:
     @pytest.mark.parametrize(
         ("name", "overrides", "reason"),
         [
-            ("phi", {}, "'phi' is none of bloom, falcon, gemma"),
+            ("phi", {}, "'phi' is none of bloom, falcon, gemma, gemma2"),
             ("llama", {}, "heads are 8 wide"),
             ("stablelm", {**WIDE, "qk_layernorm": True}, "it asks for qk_layernorm"),
             ("bloom", {"apply_residual_connection_post_layernorm": True}, "apply_residual_connection_post_layernorm"),

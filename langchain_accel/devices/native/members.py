@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -33,6 +33,8 @@ class Names:
         norm: likewise.
         before_attention: norm in a layer; alternatives.
         before_mlp: likewise.
+        after_attention: norm in a layer of what its first half makes, before that is added; "" for none.
+        after_mlp: of its second half, likewise.
         qkv: modules in a layer, one below the other.
         fused: whether the one of `qkv` holds, for each key/value head, its queries, its keys and its values.
         out: in a layer.
@@ -46,6 +48,8 @@ class Names:
     norm: str = "norm"
     before_attention: tuple[str, ...] = ("input_layernorm",)
     before_mlp: tuple[str, ...] = ("post_attention_layernorm",)
+    after_attention: str = ""
+    after_mlp: str = ""
     qkv: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
     fused: bool = False
     out: str = "self_attn.o_proj"
@@ -62,6 +66,7 @@ class Member:
         gated: whether an activation multiplies another product.
         centred: whether its norms take the mean away.
         parallel: names of the config's flags of which any lets both halves of a layer read what came into it.
+        ropes: whether types of layers have rotary positions of their own.
         alibi: whether it has linear biases for positions; others have where the config's `alibi` says so.
         act: its activation, where the config has none.
         foreign: names of the config's flags that ask for what the kernels do not compute.
@@ -69,6 +74,7 @@ class Member:
         embedding_factor: name of the config's factor on embedded tokens; None for 1.
         rooted: embedded tokens are multiplied by the root of the hidden size, in the dtype of the weights.
         scaling: name of the config's factor on the scores; None for one over the root of a head's width.
+        query_scalar: name of the config's number whose root scores are divided by; None for a head's width.
         residual_factor: name of the config's factor on what is added to the residual stream; None for 1.
         logits_divisor: name of the config's number that the logits are divided by; None for 1.
     """
@@ -77,6 +83,7 @@ class Member:
     gated: bool = True
     centred: bool = False
     parallel: tuple[str, ...] = ()
+    ropes: bool = False
     alibi: bool = False
     act: str | None = None
     foreign: tuple[str, ...] = ()
@@ -84,17 +91,33 @@ class Member:
     embedding_factor: str | None = None
     rooted: bool = False
     scaling: str | None = None
+    query_scalar: str | None = None
     residual_factor: str | None = None
     logits_divisor: str | None = None
 
 
+_SANDWICHED = Names(
+    before_mlp=("pre_feedforward_layernorm",),
+    after_attention="post_attention_layernorm",
+    after_mlp="post_feedforward_layernorm",
+)
 FAMILY: dict[str, Member] = {
     "llama": Member(),
+    "smollm3": Member(),
     "mistral": Member(),
     "qwen2": Member(),
     "qwen3": Member(),
     "phi3": Member(Names(qkv=("self_attn.qkv_proj",), gate_up=("mlp.gate_up_proj",))),
     "gemma": Member(norm_offset=1.0, rooted=True),
+    "gemma2": Member(_SANDWICHED, norm_offset=1.0, rooted=True, query_scalar="query_pre_attn_scalar"),
+    "gemma3_text": Member(
+        _SANDWICHED,
+        ropes=True,
+        foreign=("use_bidirectional_attention",),
+        norm_offset=1.0,
+        rooted=True,
+        query_scalar="query_pre_attn_scalar",
+    ),
     "granite": Member(
         embedding_factor="embedding_multiplier",
         scaling="attention_multiplier",
@@ -184,21 +207,31 @@ def refusal(config: Mapping[str, Any]) -> str | None:
     Args:
         config: the model's, with the defaults of its class filled in.
     """
+    return next(_refusals(config), None)
+
+
+def _refusals(config: Mapping[str, Any]) -> Iterator[str]:
     kind = config["model_type"]
     if kind not in FAMILY:
-        return f"model type {kind!r} is none of {', '.join(sorted(FAMILY))}"
+        yield f"model type {kind!r} is none of {', '.join(sorted(FAMILY))}"
+        return
     if (name := _activation(config)) not in _ACTIVATIONS:
-        return f"its activation is {name!r}"
+        yield f"its activation is {name!r}"
     if asked := [flag for flag in FAMILY[kind].foreign if config.get(flag)]:
-        return f"it asks for {', '.join(asked)}"
+        yield f"it asks for {', '.join(asked)}"
     for what, size in (("hidden_size", config["hidden_size"]), ("intermediate_size", inner(config))):
         if size % _LANES:
-            return f"its {what} of {size} is no multiple of {_LANES}"
+            yield f"its {what} of {size} is no multiple of {_LANES}"
     if width(config) % _LANES:
-        return f"its heads are {width(config)} wide, which is no multiple of {_LANES}"
+        yield f"its heads are {width(config)} wide, which is no multiple of {_LANES}"
     rope = first(config, "rope_parameters", "rope_scaling", default={})
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    return None if kind in _ROPES else f"its rotary positions of type {kind!r} change with the length of the prompt"
+    each = [one for one in rope.values() if isinstance(one, Mapping)]
+    if FAMILY[kind].ropes and not each:
+        yield "this transformers does not say which layers have which rotary positions (5 does)"
+    for one in each or [rope]:
+        moving = one.get("rope_type") or one.get("type") or "default"
+        if moving not in _ROPES:
+            yield f"its rotary positions of type {moving!r} change with the length of the prompt"
 
 
 def activation(config: Mapping[str, Any]) -> str:
@@ -235,6 +268,25 @@ def width(config: Mapping[str, Any]) -> int:
     """Return the width of a head."""
     asked = None if FAMILY[config["model_type"]].names.fused else config.get("head_dim")
     return int(asked or config["hidden_size"] // head_counts(config)[0])
+
+
+def scaling(config: Mapping[str, Any]) -> float:
+    """Return the factor on the scores of a model's attention."""
+    member = FAMILY[config["model_type"]]
+    if member.scaling:
+        return float(config[member.scaling])
+    return float((config[member.query_scalar] if member.query_scalar else width(config)) ** -0.5)
+
+
+def ropes(config: Mapping[str, Any]) -> list[str]:
+    """Return for each layer the name of its rotary positions: its type, where types differ; "" for none."""
+    rope, layers = config.get("rope_parameters") or {}, depth(config)
+    if alibi(config):
+        return [""] * layers
+    if any(isinstance(each, Mapping) for each in rope.values()):
+        return list(config["layer_types"])
+    rotated = config.get("no_rope_layers") or [1] * layers  # which says 1 where they are
+    return ["rope" if each else "" for each in rotated]
 
 
 def windows(config: Mapping[str, Any]) -> list[int]:

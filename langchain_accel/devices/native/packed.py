@@ -36,19 +36,23 @@ class Packed:
         weights: `"exact"`, `"int8"` or `"int4"`, as asked for when it was packed.
         numbers: sizes and factors, as the kernels' `Numbers` names them.
         windows: for each layer, the columns that a token sees, itself included; 0 for all.
-        rotary_factor: on the cosines and sines of the rotary positions.
+        ropes: for each layer, the name of its rotary positions; "" for none.
+        rotary_factors: by that name, on cosines and sines.
+        soft_cap: on scores, as the kernels' `Layer` names it.
         alibi: how linear biases for positions are rounded, see `column_bias`; "" for a model without.
-        arrays: `embedding`, `norm.weight`, `frequencies`, `slopes` of linear biases, `expected` (logits of the model
-            before it was rounded, for the self-check's prompt), and for each layer and the head `{index}.qkv.int8` or
-            another dtype of a packed weight, `.scales`, `.bias` and so on.
+        arrays: `embedding`, `norm.weight`, `frequencies.{name}` of rotary positions, `slopes` of linear biases,
+            `expected` (logits of the model before it was rounded, for the self-check's prompt), and for each layer and
+            the head `{index}.qkv.int8` or another dtype of a packed weight, `.scales`, `.bias` and so on.
     """
 
     weights: str
     numbers: dict[str, Any]
     windows: list[int]
-    rotary_factor: float
+    ropes: list[str]
+    rotary_factors: dict[str, float]
+    soft_cap: float
+    alibi: str
     arrays: dict[str, NDArray[Any]]
-    alibi: str = ""
 
     @property
     def bytes(self) -> int:
@@ -67,7 +71,12 @@ class Packed:
         import langchain_accel_kernels as kernels
 
         numbers = kernels.Numbers(**self.numbers, rows=rows, max_len=max_len, cache=cache)
-        angles = np.arange(max_len, dtype=np.float32)[:, None] * self.arrays["frequencies"]
+        places = np.arange(max_len, dtype=np.float32)[:, None]
+        angles = {name: places * self.arrays[f"frequencies.{name}"] for name in self.rotary_factors}
+        cosines, sines = (
+            {name: function(angle) * np.float32(self.rotary_factors[name]) for name, angle in angles.items()}
+            for function in (np.cos, np.sin)
+        )
         attended, group = numbers.heads * numbers.width, 2 * numbers.kv_heads * numbers.width
         bias = None
         if self.alibi:
@@ -81,20 +90,23 @@ class Packed:
                 down=self._linear(f"{index}.down", numbers.inner, numbers.hidden),
                 norm=self._norm(f"{index}.norm"),
                 inner_norm=self._norm(f"{index}.inner_norm"),
-                query_norm=self._norm(f"{index}.query_norm") if f"{index}.query_norm.weight" in self.arrays else None,
-                key_norm=self._norm(f"{index}.key_norm") if f"{index}.key_norm.weight" in self.arrays else None,
+                query_norm=self._norm_if_any(f"{index}.query_norm"),
+                key_norm=self._norm_if_any(f"{index}.key_norm"),
+                after_attention=self._norm_if_any(f"{index}.after_attention"),
+                after_mlp=self._norm_if_any(f"{index}.after_mlp"),
+                cosines=cosines.get(rope),
+                sines=sines.get(rope),
                 window=window if window < max_len else 0,
+                soft_cap=self.soft_cap,
                 column_bias=bias,
             )
-            for index, window in enumerate(self.windows)
+            for index, (window, rope) in enumerate(zip(self.windows, self.ropes, strict=True))
         ]
         ends = kernels.Ends(
             embedding=self.arrays["embedding"],
             norm=self._norm("norm"),
-            cosines=np.cos(angles) * np.float32(self.rotary_factor),
-            sines=np.sin(angles) * np.float32(self.rotary_factor),
             head=self._linear("head", numbers.hidden, numbers.vocabulary),
-            embedding_norm=self._norm("embedding_norm") if "embedding_norm.weight" in self.arrays else None,
+            embedding_norm=self._norm_if_any("embedding_norm"),
         )
         return kernels.Model(numbers, layers, ends, threads)
 
@@ -102,6 +114,9 @@ class Packed:
         import langchain_accel_kernels as kernels
 
         return kernels.Norm(self.arrays[f"{name}.weight"], self.arrays.get(f"{name}.bias"))
+
+    def _norm_if_any(self, name: str) -> kernels.Norm | None:
+        return self._norm(name) if f"{name}.weight" in self.arrays else None
 
     def _linear(self, name: str, inputs: int, outputs: int) -> kernels.PackedLinear:
         import langchain_accel_kernels as kernels

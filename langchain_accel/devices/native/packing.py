@@ -47,7 +47,7 @@ def pack(
     config = model.config.to_dict()
     member = members.FAMILY[config["model_type"]]
     weight, decoder = model.get_input_embeddings().weight, getattr(model, member.names.decoder)
-    rope = None if members.alibi(config) else decoder.rotary_emb
+    ropes = _ropes(decoder, config)
     factor = config[member.embedding_factor] if member.embedding_factor else 1.0
     if member.rooted:
         factor = float(torch.tensor(config["hidden_size"] ** 0.5, dtype=weight.dtype))
@@ -68,10 +68,10 @@ def pack(
         "heads": heads,
         "kv_heads": kv_heads,
         "width": members.width(config),
-        "rotary": 2 * len(rope.inv_freq) if rope else 0,
+        "rotary": max((2 * len(frequencies) for frequencies, _ in ropes.values()), default=0),
         "vocabulary": len(weight),
         "epsilon": first(config, "rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon"),
-        "scaling": config[member.scaling] if member.scaling else members.width(config) ** -0.5,
+        "scaling": members.scaling(config),
         "activation": members.activation(config),
         "gated": member.gated,
         "centred": member.centred,
@@ -79,15 +79,16 @@ def pack(
         "embedding_factor": factor,
         "residual_factor": config[member.residual_factor] if member.residual_factor else 1.0,
         "logits_factor": 1 / config[member.logits_divisor] if member.logits_divisor else 1.0,
+        "logits_cap": config.get("final_logit_softcapping") or 0.0,
     }
     arrays = {
         "embedding": _array(weight.to(held)),
         **_norm("norm", getattr(decoder, member.names.norm), member, factors.get("head")),
-        "frequencies": rope.inv_freq.float().numpy() if rope else np.zeros(0, np.float32),
         "expected": expected,
+        **{f"frequencies.{name}": frequencies for name, (frequencies, _) in ropes.items()},
     }
     alibi = ""
-    if rope is None:
+    if members.alibi(config):
         alibi = "falcon" if config["model_type"] == "falcon" else str(model.dtype).removeprefix("torch.")
         arrays["slopes"] = alibi_slopes(heads).numpy()
     if member.names.embedding_norm:
@@ -99,16 +100,40 @@ def pack(
         )
         arrays |= _norm(f"{index}.norm", before_attention, member, factors.get(f"{index}.qkv"))
         arrays |= _norm(f"{index}.inner_norm", before_mlp, member, factors.get(f"{index}.gate_up"))
-        for name, of_heads in (("query_norm", "q_norm"), ("key_norm", "k_norm")):
-            if module := getattr(getattr(layer, "self_attn", None), of_heads, None):
+        attention = getattr(layer, "self_attn", None)
+        for name, where, called in (
+            ("query_norm", attention, "q_norm"),
+            ("key_norm", attention, "k_norm"),
+            ("after_attention", layer, member.names.after_attention),
+            ("after_mlp", layer, member.names.after_mlp),
+        ):
+            if called and (module := getattr(where, called, None)):
                 arrays |= _norm(f"{index}.{name}", module, member, None)
     order = _order(heads, kv_heads, members.width(config)) if member.names.fused else None
     packed = _packed(layers, held, model.dtype, weights, seen, factors, order, threads, progress)
     for name, product in packed.items():
         parts = {product.dtype: product.weight, "scales": product.scales, "bias": product.bias}
         arrays |= {f"{name}.{part}": numbers for part, numbers in parts.items() if numbers is not None}
-    scaling = float(rope.attention_scaling) if rope else 1.0
-    return Packed(weights, numbers, members.windows(config), scaling, arrays, alibi)
+    return Packed(
+        weights,
+        numbers,
+        members.windows(config),
+        members.ropes(config),
+        {name: factor for name, (_, factor) in ropes.items()},
+        config.get("attn_logit_softcapping") or 0.0,
+        alibi,
+        arrays,
+    )
+
+
+def _ropes(decoder: Any, config: Mapping[str, Any]) -> dict[str, tuple[Logits, float]]:
+    """Return frequencies and factor of the rotary positions of a model's layers, by their names."""
+    found = {}
+    for name in filter(None, {*members.ropes(config)}):
+        prefix = "" if name == "rope" else f"{name}_"
+        frequencies, factor = (getattr(decoder.rotary_emb, prefix + what) for what in ("inv_freq", "attention_scaling"))
+        found[name] = frequencies.float().numpy(), float(factor)
+    return found
 
 
 def _order(heads: int, kv_heads: int, width: int) -> NDArray[np.int64]:
