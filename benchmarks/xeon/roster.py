@@ -83,22 +83,29 @@ def find(name: str, ours: Mapping[str, object] = MappingProxyType({})) -> Peer:
     """Return the peer of a name.
 
     Args:
-        name: `PEER-VARIANT`. A variant of ours is what the device option `weights` is set to.
+        name: `PEER-VARIANT`. A variant of ours is what the device option `weights` is set to, with `-kv8` behind it
+            for keys and values in 8 bits.
         ours: further options of our device, and its dtype.
 
     Raises:
         InvalidRequest: there is no such peer, or it has no such variant.
     """
     peer, _, variant = name.partition("-")
-    if peer in ("ours", "chat"):
+    held, _, kv_cache = variant.partition("-")
+    if peer in ("ours", "chat") and kv_cache in _CACHES:
         through = "engine" if peer == OURS else "chat"
-        settings = {"through": through, "weights": variant or "exact", "dtype": "auto", **ours}
+        settings = {"through": through, "weights": held or "exact", "dtype": "auto", **_CACHES[kv_cache], **ours}
         dtype = fastest_dtype(cpu_flags()) if settings["dtype"] == "auto" else settings["dtype"]
         # Exact weights, which are bfloat16 here, stay so in native steps; torch computes in what it holds.
         exact = 32 if dtype == "float32" and not settings.get("kernels", True) else 16
-        return Peer(name, "ours", None, settings, bits=_BITS.get(variant, exact))
+        return Peer(name, "ours", None, settings, bits=_BITS.get(held, exact))
     if peer not in _OTHERS or variant not in _OTHERS[peer]:
-        known = ["ours-WEIGHTS", "chat-WEIGHTS", *(f"{one}-{each}" for one, all_ in _OTHERS.items() for each in all_)]
+        known = [
+            "ours-WEIGHTS",
+            "ours-WEIGHTS-kv8",
+            "chat-WEIGHTS",
+            *(f"{one}-{each}" for one, all_ in _OTHERS.items() for each in all_),
+        ]
         msg = f"no peer is called {name!r}: choose from {', '.join(known)}"
         raise InvalidRequest(msg)
     return _OTHERS[peer][variant]
@@ -142,6 +149,7 @@ def _openvino(peer: str, through: str) -> dict[str, Peer]:
 
 
 _BITS = {"fp32": 32, "bf16": 16, "int8": 8, "q8_0": 8, "int4": 4, "q4_0": 4}
+_CACHES: Mapping[str, Mapping[str, object]] = {"": {}, "kv8": {"kv_cache": "int8"}}
 _OTHERS: Mapping[str, Mapping[str, Peer]] = {
     "hf": _hugging_face("hf", "pipeline"),
     "transformers": _hugging_face("transformers", "generate"),
@@ -153,6 +161,7 @@ _OTHERS: Mapping[str, Mapping[str, Peer]] = {
 }
 DEFAULT = (
     "ours-int8",
+    "ours-int8-kv8",
     "ours-int4",
     "ours-exact",
     "chat-int8",
