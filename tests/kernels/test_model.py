@@ -60,8 +60,8 @@ def test_logits_are_those_of_the_weights(served: tuple[Path, Device]) -> None:
     """At every token of 100: past windows, and past a block of columns.
 
     Mutants seen to fail, refused by the self-check before that: a window one column longer; positions of a neighbour;
-    values of the next head; halves of a layer in a row that stand side by side; GELU by tanh where it is exact; no cap on
-    logits; no norm of what is added.
+    values of the next head; halves of a layer in a row that stand side by side; GELU by tanh where it is exact; no cap
+    on logits; no norm of what is added.
     """
     folder, device = served
     assert isinstance(device, NativeDevice)
