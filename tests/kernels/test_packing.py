@@ -102,3 +102,10 @@ def test_without_the_kernels_4_bits_are_refused(tmp_path: Path) -> None:
     llm = ChatXeon(model=str(make_wide("llama", tmp_path)), max_len=64, options=options)
     with pytest.raises(PlanRejected, match="needs langchain-accel-kernels: kernels=False; weights='int8' is served"):
         llm.invoke("One")
+
+
+def test_a_token_whose_gradients_are_no_numbers_counts_as_lost() -> None:
+    """Mutant seen to fail: `np.minimum`, which hands on what is no number."""
+    gradients = np.array([[np.inf, -np.inf], [0, 0]], np.float32)
+    effect = calibration.Effect(np.ones((2, 3), np.float32), np.zeros((2, 2), np.float32), gradients)
+    assert effect.harm(lambda _: np.ones((2, 2), np.float32)) == 1

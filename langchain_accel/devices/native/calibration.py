@@ -132,10 +132,13 @@ class Effect:
 
         The change of a token's log-probability, to first order, squared: what it adds to the divergence from the exact
         model, up to a factor, since the expected square of these gradients is its curvature (Amari 1998, "Natural
-        Gradient Works Efficiently in Learning"). A token cannot be worse than lost: none counts more than 1.
+        Gradient Works Efficiently in Learning"). A token cannot be worse than lost: none counts more than 1, and
+        one whose gradients are no numbers counts as that.
         """
         off = rounded(self.inputs) - self.outputs
-        return float(np.minimum(np.square((self.gradients * off).sum(-1)), 1).sum())
+        with np.errstate(invalid="ignore", over="ignore"):  # gradients of random weights grow without bound
+            lost = np.square((self.gradients * off).sum(-1))
+        return float(np.fmin(lost, 1).sum())
 
 
 @dataclass(frozen=True)

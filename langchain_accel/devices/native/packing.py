@@ -48,9 +48,6 @@ def pack(
     member = members.FAMILY[config["model_type"]]
     weight, decoder = model.get_input_embeddings().weight, getattr(model, member.names.decoder)
     ropes = _ropes(decoder, config)
-    factor = config[member.embedding_factor] if member.embedding_factor else 1.0
-    if member.rooted:
-        factor = float(torch.tensor(config["hidden_size"] ** 0.5, dtype=weight.dtype))
     heads, kv_heads = head_counts(config)
     layers = dict(products(model))
     rounded = layers if weights != "exact" else {}
@@ -62,25 +59,6 @@ def pack(
         kv_heads,
         gated=member.gated,
     )
-    numbers = {
-        "hidden": config["hidden_size"],
-        "inner": members.inner(config),
-        "heads": heads,
-        "kv_heads": kv_heads,
-        "width": members.width(config),
-        "rotary": max((2 * len(frequencies) for frequencies, _ in ropes.values()), default=0),
-        "vocabulary": len(weight),
-        "epsilon": first(config, "rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon"),
-        "scaling": members.scaling(config),
-        "activation": members.activation(config),
-        "gated": member.gated,
-        "centred": member.centred,
-        "parallel": members.parallel(config),
-        "embedding_factor": factor,
-        "residual_factor": config[member.residual_factor] if member.residual_factor else 1.0,
-        "logits_factor": 1 / config[member.logits_divisor] if member.logits_divisor else 1.0,
-        "logits_cap": config.get("final_logit_softcapping") or 0.0,
-    }
     arrays = {
         "embedding": _array(weight.to(held)),
         **_norm("norm", getattr(decoder, member.names.norm), member, factors.get("head")),
@@ -94,21 +72,7 @@ def pack(
     if member.names.embedding_norm:
         arrays |= _norm("embedding_norm", getattr(decoder, member.names.embedding_norm), member, None)
     for index, layer in enumerate(getattr(decoder, member.names.layers)):
-        before_attention, before_mlp = (
-            next(filter(None, (getattr(layer, name, None) for name in names)))
-            for names in (member.names.before_attention, member.names.before_mlp)
-        )
-        arrays |= _norm(f"{index}.norm", before_attention, member, factors.get(f"{index}.qkv"))
-        arrays |= _norm(f"{index}.inner_norm", before_mlp, member, factors.get(f"{index}.gate_up"))
-        attention = getattr(layer, "self_attn", None)
-        for name, where, called in (
-            ("query_norm", attention, "q_norm"),
-            ("key_norm", attention, "k_norm"),
-            ("after_attention", layer, member.names.after_attention),
-            ("after_mlp", layer, member.names.after_mlp),
-        ):
-            if called and (module := getattr(where, called, None)):
-                arrays |= _norm(f"{index}.{name}", module, member, None)
+        arrays |= _norms(index, layer, member, factors)
     order = _order(heads, kv_heads, members.width(config)) if member.names.fused else None
     packed = _packed(layers, held, model.dtype, weights, seen, factors, order, threads, progress)
     for name, product in packed.items():
@@ -116,7 +80,7 @@ def pack(
         arrays |= {f"{name}.{part}": numbers for part, numbers in parts.items() if numbers is not None}
     return Packed(
         weights,
-        numbers,
+        _numbers(config, weight, rotary=max((2 * len(frequencies) for frequencies, _ in ropes.values()), default=0)),
         members.windows(config),
         members.ropes(config),
         {name: factor for name, (_, factor) in ropes.items()},
@@ -126,10 +90,57 @@ def pack(
     )
 
 
+def _numbers(config: Mapping[str, Any], embedding: torch.Tensor, *, rotary: int) -> dict[str, Any]:
+    """Return sizes and factors as the kernels' `Numbers` names them."""
+    member, (heads, kv_heads) = members.FAMILY[config["model_type"]], head_counts(config)
+    factor = config[member.embedding_factor] if member.embedding_factor else 1.0
+    if member.rooted:
+        factor = float(torch.tensor(config["hidden_size"] ** 0.5, dtype=embedding.dtype))
+    return {
+        "hidden": config["hidden_size"],
+        "inner": members.inner(config),
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "width": members.width(config),
+        "rotary": rotary,
+        "vocabulary": len(embedding),
+        "epsilon": first(config, "rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon"),
+        "scaling": members.scaling(config),
+        "activation": members.activation(config),
+        "gated": member.gated,
+        "centred": member.centred,
+        "parallel": members.parallel(config),
+        "embedding_factor": factor,
+        "residual_factor": config[member.residual_factor] if member.residual_factor else 1.0,
+        "logits_factor": 1 / config[member.logits_divisor] if member.logits_divisor else 1.0,
+        "logits_cap": config.get("final_logit_softcapping") or 0.0,
+    }
+
+
+def _norms(index: int, layer: Any, member: members.Member, factors: Mapping[str, Factors]) -> dict[str, NDArray[Any]]:
+    """Return the arrays of all norms of a layer."""
+    names, attention = member.names, getattr(layer, "self_attn", None)
+    before_attention, before_mlp = (
+        next(filter(None, (getattr(layer, name, None) for name in each)))
+        for each in (names.before_attention, names.before_mlp)
+    )
+    arrays = _norm(f"{index}.norm", before_attention, member, factors.get(f"{index}.qkv"))
+    arrays |= _norm(f"{index}.inner_norm", before_mlp, member, factors.get(f"{index}.gate_up"))
+    for name, where, called in (
+        ("query_norm", attention, "q_norm"),
+        ("key_norm", attention, "k_norm"),
+        ("after_attention", layer, names.after_attention),
+        ("after_mlp", layer, names.after_mlp),
+    ):
+        if called and (module := getattr(where, called, None)):
+            arrays |= _norm(f"{index}.{name}", module, member, None)
+    return arrays
+
+
 def _ropes(decoder: Any, config: Mapping[str, Any]) -> dict[str, tuple[Logits, float]]:
     """Return frequencies and factor of the rotary positions of a model's layers, by their names."""
     found = {}
-    for name in filter(None, {*members.ropes(config)}):
+    for name in filter(None, dict.fromkeys(members.ropes(config))):
         prefix = "" if name == "rope" else f"{name}_"
         frequencies, factor = (getattr(decoder.rotary_emb, prefix + what) for what in ("inv_freq", "attention_scaling"))
         found[name] = frequencies.float().numpy(), float(factor)
