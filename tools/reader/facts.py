@@ -379,13 +379,16 @@ class Facts:
         """
         asked = slots_in(fact.asked) & slots_in(fact.statement)
         wanted = slots_in(fact.told)
-        for _ in range(20):
+        all_of_them = bool(wanted) and self.rng.random() < 0.5
+        for attempt in range(60):
             statement = builds.statement(self.rng)
             if self.rng.random() < 0.5:
                 statement = statement[:-1] + self.rng.choice((", but ", ", and ", "; ")) + builds.statement(self.rng)
             named = slots_in(statement)
             shared = named & asked
             tells = bool(wanted & named) or bool(wanted & _VALUES and named & _VALUES)
+            if all_of_them and attempt < 40 and shared != asked:  # which few statements name
+                continue
             if shared and (shared < asked or (wanted and not tells)):
                 return self._embellished(fill(statement, {**self.slots(), **_of(fact.slots, shared)}))
         return ""

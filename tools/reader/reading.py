@@ -46,7 +46,7 @@ _FRAMES = (
 _POLITE = ("Please tell me: ", "Hi! ", "One more thing. ", "And ", "Thanks. ", "I wonder, ")
 _VARIANTS = 0.2
 """Share of sentences that say of another thing what an earlier one of the passage says."""
-_DISTRACTORS, _STRANGE = 0.35, 0.3
+_DISTRACTORS, _STRANGE = 0.4, 0.4
 """Share of facts that another sentence shares words of their question with; of questions with a word more."""
 _COMMON = frozenset(COMMON)
 _LABELS = (
@@ -323,6 +323,8 @@ class Reading:
             if word.endswith(ending) and len(word) - len(ending) > 3:
                 word = word.removesuffix(ending)
                 break
+        if word.endswith("y"):
+            return word.removesuffix("y") + "ies"
         return word + self.rng.choice(("ed", "ing", "s", "ation", "er"))
 
     def _chat(self, system: str, prompt: str, text: str, asked: list[tuple[str, str]]) -> Conversation:
