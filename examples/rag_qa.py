@@ -177,7 +177,7 @@ def main() -> None:
     llm.load()
     console.print(f"Loaded and warmed up {llm.stats().shapes} shapes in {time.perf_counter() - began:.1f} s.")
     chain = build_chain(retriever, llm)
-    question = args.question or json.loads(QUESTIONS.read_text(encoding="utf-8"))["answerable"][3]["question"]
+    question = args.question or json.loads(QUESTIONS.read_text(encoding="utf-8"))["answerable"][0]["question"]
     stream_one(console, chain, llm, question)
     if args.question is None:
         stream_one(console, chain, llm, "What does a monthly parking permit for a car cost at the Low Hatch works?")
