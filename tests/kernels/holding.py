@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from langchain_accel.devices.memory import head_counts
-from langchain_accel.devices.native import members, packing
+from langchain_accel.devices.native import family, packing
 from langchain_accel.devices.native.device import NativeDevice
 from tests.tiny_models import ARCHITECTURES, make
 
 WIDE = {"head_dim": 16, "hidden_size": 96, "intermediate_size": 112}
-FAMILY = [name for name, (kind, _) in ARCHITECTURES.items() if kind in members.FAMILY]
+FAMILY = [name for name, (kind, _) in ARCHITECTURES.items() if kind in family.FAMILY]
 """Tiny models whose layers the kernels express."""
 SETS = ("avx2", "avx512vnni", "avx512bf16", "amx_emulated", "amx")
 """Instruction sets; processors lack some."""
@@ -28,7 +28,7 @@ def make_wide(name: str, folder: Path, **changed: Any) -> Path:
     """Make a tiny model in sizes that the kernels take."""
     kind, numbers = ARCHITECTURES[name]
     sizes = {"hidden_size": 16 * head_counts(numbers)[0]}
-    if kind not in members.FAMILY or not members.FAMILY[kind].names.fused:
+    if kind not in family.FAMILY or not family.FAMILY[kind].names.fused:
         sizes = {**WIDE, **sizes}
     return make(name, folder, **{**sizes, **changed})
 
@@ -43,7 +43,7 @@ def have(name: str) -> bool:
 def hold_what_kernels_hold(model: Any, device: NativeDevice) -> None:
     """Give a model of transformers the numbers that the kernels hold; tokens are rounded as there."""
     layers, ends = device._model._kept
-    member, numbers = members.FAMILY[model.config.model_type], device._model.numbers
+    member, numbers = family.FAMILY[model.config.model_type], device._model.numbers
     order = packing._order(numbers.heads, numbers.kv_heads, numbers.width) if member.names.fused else None
     decoder = getattr(model, member.names.decoder)
     _hold_norm(getattr(decoder, member.names.norm), ends.norm, member.norm_offset)

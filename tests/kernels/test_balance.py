@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from langchain_accel.devices import selfcheck, xeon
 from langchain_accel.devices.base import Plan
-from langchain_accel.devices.native import balance, members
+from langchain_accel.devices.native import balance, family
 from tests.kernels.holding import FAMILY, make_wide
 from tests.tiny_models import VOCABULARY
 
@@ -57,7 +57,7 @@ def with_outliers(name: str, folder: Path) -> Path:
     make_wide(name, folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     kind = model.config.model_type
-    offset = members.FAMILY[kind].norm_offset if kind in members.FAMILY else 0
+    offset = family.FAMILY[kind].norm_offset if kind in family.FAMILY else 0
     with torch.no_grad():
         for layer in model.get_decoder().modules():
             for norm, readers in READERS.items():

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from langchain_accel.devices.base import Logits, Progress
 from langchain_accel.devices.memory import first, head_counts
-from langchain_accel.devices.native import balance, members
+from langchain_accel.devices.native import balance, family, members
 from langchain_accel.devices.native.balance import Factors
 from langchain_accel.devices.native.packed import Packed
 from langchain_accel.devices.torch_rows.adapters import alibi_slopes
@@ -45,7 +45,7 @@ def pack(
         progress: told about packing.
     """
     config = model.config.to_dict()
-    member = members.FAMILY[config["model_type"]]
+    member = family.FAMILY[config["model_type"]]
     weight, decoder = model.get_input_embeddings().weight, getattr(model, member.names.decoder)
     ropes = _ropes(decoder, config)
     heads, kv_heads = head_counts(config)
@@ -92,7 +92,7 @@ def pack(
 
 def _numbers(config: Mapping[str, Any], embedding: torch.Tensor, *, rotary: int) -> dict[str, Any]:
     """Return sizes and factors as the kernels' `Numbers` names them."""
-    member, (heads, kv_heads) = members.FAMILY[config["model_type"]], head_counts(config)
+    member, (heads, kv_heads) = family.FAMILY[config["model_type"]], head_counts(config)
     factor = config[member.embedding_factor] if member.embedding_factor else 1.0
     if member.rooted:
         factor = float(torch.tensor(config["hidden_size"] ** 0.5, dtype=embedding.dtype))
@@ -117,7 +117,7 @@ def _numbers(config: Mapping[str, Any], embedding: torch.Tensor, *, rotary: int)
     }
 
 
-def _norms(index: int, layer: Any, member: members.Member, factors: Mapping[str, Factors]) -> dict[str, NDArray[Any]]:
+def _norms(index: int, layer: Any, member: family.Member, factors: Mapping[str, Factors]) -> dict[str, NDArray[Any]]:
     """Return the arrays of all norms of a layer."""
     names, attention = member.names, getattr(layer, "self_attn", None)
     before_attention, before_mlp = (
@@ -223,7 +223,7 @@ def sensitive(products: Mapping[str, tuple[float, int]]) -> list[str]:
 
 def products(model: Any) -> Iterator[tuple[str, list[torch.nn.Linear]]]:
     """Yield the name of every product of the kernels, and the layers that make it, one below the other."""
-    names = members.FAMILY[model.config.model_type].names
+    names = family.FAMILY[model.config.model_type].names
     for index, layer in enumerate(getattr(getattr(model, names.decoder), names.layers)):
         for what, modules in (
             ("qkv", names.qkv),
@@ -265,7 +265,7 @@ def _pack(
     return kernels.pack(weight.numpy(), bias, dtype=dtype, importance=importance)
 
 
-def _norm(name: str, module: Any, member: members.Member, factors: Factors | None) -> dict[str, NDArray[Any]]:
+def _norm(name: str, module: Any, member: family.Member, factors: Factors | None) -> dict[str, NDArray[Any]]:
     """Return the arrays of a norm: its weight, and a bias where it has one."""
     bias = getattr(module, "bias", None)
     parts = {"weight": _array(module.weight.detach().float() + member.norm_offset)}
