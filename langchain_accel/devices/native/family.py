@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,18 @@ _SANDWICHED = Names(
     after_attention="post_attention_layernorm",
     after_mlp="post_feedforward_layernorm",
 )
+_FALCON = Names(
+    decoder="transformer",
+    layers="h",
+    norm="ln_f",
+    before_attention=("ln_attn", "input_layernorm"),
+    before_mlp=("ln_mlp", "post_attention_layernorm", "input_layernorm"),
+    qkv=("self_attention.query_key_value",),
+    fused=True,
+    out="self_attention.dense",
+    gate_up=("mlp.dense_h_to_4h",),
+    down="mlp.dense_4h_to_h",
+)
 FAMILY: dict[str, Member] = {
     "llama": Member(),
     "smollm3": Member(),
@@ -129,34 +141,13 @@ FAMILY: dict[str, Member] = {
         parallel=("use_parallel_residual",),
     ),
     "falcon": Member(
-        Names(
-            decoder="transformer",
-            layers="h",
-            norm="ln_f",
-            before_attention=("ln_attn", "input_layernorm"),
-            before_mlp=("ln_mlp", "post_attention_layernorm", "input_layernorm"),
-            qkv=("self_attention.query_key_value",),
-            fused=True,
-            out="self_attention.dense",
-            gate_up=("mlp.dense_h_to_4h",),
-            down="mlp.dense_4h_to_h",
-        ),
+        _FALCON,
         gated=False,
         centred=True,
         parallel=("parallel_attn", "new_decoder_architecture"),
     ),
     "bloom": Member(
-        Names(
-            decoder="transformer",
-            embedding_norm="word_embeddings_layernorm",
-            layers="h",
-            norm="ln_f",
-            qkv=("self_attention.query_key_value",),
-            fused=True,
-            out="self_attention.dense",
-            gate_up=("mlp.dense_h_to_4h",),
-            down="mlp.dense_4h_to_h",
-        ),
+        replace(_FALCON, embedding_norm="word_embeddings_layernorm"),
         gated=False,
         centred=True,
         alibi=True,
