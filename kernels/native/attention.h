@@ -20,6 +20,7 @@ template <typename Number> constexpr bool PAIRED = sizeof(Number) < sizeof(float
 #else
 template <typename Number> constexpr bool PAIRED = false;
 #endif
+template <typename Number> constexpr int LINE = 64 / sizeof(Number); // numbers of a line of the caches
 
 struct Query {
   const float *numbers; // [width], or half as many pairs of bfloat16
@@ -30,9 +31,11 @@ struct Query {
   const float *bias;    // of its head, for each column; null for none
 };
 
-// A block of columns: keys, values, and where these are levels, their scales.
+// A block of columns: keys, values, and where these are levels, their scales. The next block, which is asked for while
+// this one is read, is `ahead` numbers further; 0 for none.
 template <typename Number> struct Near {
   const Number *keys, *values;
+  int64_t ahead;
   const float *key_scales, *value_scales;
 };
 
@@ -61,6 +64,8 @@ inline void scores(const Query *queries, const Near<Number> &near, int width, fl
   }
   for (int place = 0; place < width; place++) {
     const int i = PAIRED<Number> ? place ^ 1 : place;
+    if (near.ahead && place * LANES % LINE<Number> == 0)
+      for (int w = 0; w < WIDE; w++) fetch(from[w] + near.ahead + place * LANES);
     for (int w = 0; w < WIDE; w++) {
       const Floats key = load(from[w] + i * LANES);
       for (int n = 0; n < N; n++) found[n][w] += queries[n].numbers[i] * key;
@@ -92,6 +97,8 @@ inline void gather(const Query *queries, const Near<Number> &near, int width, in
     for (int w = 0; w < WIDTH; w++) found[n][w] = load(queries[n].out + first + w * STEP);
   for (int place = 0; place < (PAIRED<Number> ? (count + 1) / 2 * 2 : count); place++) {
     const int column = PAIRED<Number> ? place ^ 1 : place;
+    for (int i = 0; near.ahead && i < WIDTH * STEP; i += LINE<Number>)
+      fetch(near.values + near.ahead + place * width + first + i);
     for (int w = 0; w < WIDTH; w++) {
       Floats value = load(near.values + static_cast<int64_t>(column) * width + first + w * STEP);
       for (int n = 0; n < N; n++) found[n][w] += weights[n][column] * value;
@@ -188,7 +195,7 @@ template <typename Number> Near<float> widened(const Near<Number> &near, int wid
     store(scratch + i, load(near.keys + i));
     store(values + i, load(near.values + i));
   }
-  return {scratch, values, near.key_scales, near.value_scales};
+  return {scratch, values, 0, near.key_scales, near.value_scales};
 }
 
 // Lays a block out in pairs once, likewise. Levels are bfloat16 numbers without rounding.
@@ -249,6 +256,7 @@ void attend_to(const Shape &shape, const Layer &layer, const Cache &cache, const
     const int64_t at = strip + column;
     const Near<Number> near{static_cast<const Number *>(cache.keys) + at * width,
                             static_cast<const Number *>(cache.values) + at * width,
+                            !many && column + COLUMNS < end ? COLUMNS * width : 0,
                             cache.key_scales ? cache.key_scales + at : nullptr,
                             cache.value_scales ? cache.value_scales + at : nullptr};
     const auto each_query = [&](const auto &read) {

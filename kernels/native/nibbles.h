@@ -53,7 +53,7 @@ inline void nibble_tile(const uint8_t *block, int first, int blocks, const int32
   const int8_t *factors = reinterpret_cast<const int8_t *>(block) + first * STEP;
   const uint8_t *pairs = block + BLOCK / GROUP * PANEL + 4 * first * STEP;
   for (int group = 0; group < blocks * BLOCK / GROUP; group++, groups += STEP) {
-    for (int line = 0; line < 5; line++) __builtin_prefetch(pairs + AHEAD + 64 * line);
+    for (int line = 0; line < 5; line++) fetch(pairs + AHEAD + 64 * line);
     Ints within[TOKENS][VECTORS];
     for (int token = 0; token < TOKENS; token++)
       for (int v = 0; v < VECTORS; v++) within[token][v] = Ints{} - NIBBLE * groups[token];
@@ -85,7 +85,7 @@ const uint8_t *expand(const uint8_t *block, int blocks, uint8_t *out) {
       for (int pair = 0; pair < 2; pair++, out += 8 * PANEL) {
         const int8_t *held = reinterpret_cast<const int8_t *>(block) + group * PANEL;
         const uint8_t *pairs = block + BLOCK / GROUP * PANEL + (2 * group + pair) * 4 * PANEL;
-        for (int line = 0; line < 3; line++) __builtin_prefetch(pairs + AHEAD + 64 * line);
+        for (int line = 0; line < 3; line++) fetch(pairs + AHEAD + 64 * line);
         for (int v = 0; v < PANEL / STEP; v++) {
           const Ints factor = widened(held + STEP * v) & 0xffff;
           const Shorts factors = (Shorts)(factor | factor << 16), offset = 128 - NIBBLE * factors;

@@ -27,7 +27,7 @@ inline void tile(const uint8_t *weight, int quads, const int32_t *units, Ints (*
   Ints found[TOKENS][VECTORS];
   each_sum<TOKENS>([&](int token, int v) { found[token][v] = Ints{}; });
   for (int quad = 0; quad < quads; quad++, weight += 4 * PANEL, units += BESIDE) {
-    for (int line = 0; line < 2; line++) __builtin_prefetch(weight + AHEAD + 64 * line);
+    for (int line = 0; line < 2; line++) fetch(weight + ahead(TOKENS) + 64 * line);
     for (int token = 0; token < TOKENS; token++)
       for (int v = 0; v < VECTORS; v++) found[token][v] = dot(found[token][v], weight + 4 * STEP * v, units[token]);
   }
@@ -42,7 +42,7 @@ inline void exact_tile(const void *panel, int inputs, const int32_t *units, Floa
   const Number *weight = static_cast<const Number *>(panel);
   for (int input = 0; input < inputs; input++, weight += PANEL, units += TILE) {
     for (size_t line = 0; line < sizeof(Number) / 2; line++)
-      __builtin_prefetch(reinterpret_cast<const char *>(weight) + AHEAD + 64 * line);
+      fetch(reinterpret_cast<const char *>(weight) + ahead(TOKENS) + 64 * line);
     Floats weights[VECTORS];
     for (int v = 0; v < VECTORS; v++) weights[v] = load(weight + STEP * v);
     for (int token = 0; token < TOKENS; token++) {
@@ -62,7 +62,7 @@ inline void pair_tile(const void *panel, int inputs, const int32_t *units, Float
   const uint16_t *weight = static_cast<const uint16_t *>(panel);
   for (int input = 0; input < inputs; input += 2, weight += 2 * PANEL, units += TILE) {
     for (int line = 0; line < 2; line++)
-      __builtin_prefetch(reinterpret_cast<const char *>(weight) + AHEAD + 64 * line);
+      fetch(reinterpret_cast<const char *>(weight) + ahead(TOKENS) + 64 * line);
     for (int token = 0; token < TOKENS; token++)
       for (int v = 0; v < VECTORS; v++) found[token][v] = dot_pairs(found[token][v], weight + 2 * STEP * v, units[token]);
   }

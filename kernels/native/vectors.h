@@ -20,11 +20,17 @@ constexpr int BESIDE = 1; // and whose levels do
 #else
 constexpr int BESIDE = TILE;
 #endif
-constexpr int AHEAD = 4096; // bytes of a weight that are fetched before they are needed
 
 typedef float Floats __attribute__((vector_size(4 * STEP)));
 typedef int32_t Ints __attribute__((vector_size(4 * STEP)));
 typedef float UnalignedFloats __attribute__((vector_size(4 * STEP), aligned(4), may_alias));
+
+// Asks memory for a line, into the second cache: the first is small, and would lose it again before it is needed.
+inline void fetch(const void *line) { __builtin_prefetch(line, 0, 2); }
+// Bytes of a weight that are asked for before they are needed. Measured on an AMD EPYC: a lone token, which soon reads
+// on, is slower with more, several are slower with less.
+constexpr int AHEAD = 8192;
+constexpr int ahead(int tokens) { return tokens == 1 ? 2048 : AHEAD; }
 
 inline Floats load(const float *from) { return *reinterpret_cast<const UnalignedFloats *>(from); }
 inline void store(float *to, Floats value) { *reinterpret_cast<UnalignedFloats *>(to) = value; }
