@@ -18,7 +18,7 @@ from tools.reader import builds
 from tools.reader.evaluate import messages, tasks
 from tools.reader.facts import FAMILIES, Facts, fill, slots_in
 from tools.reader.pieces import Pieces
-from tools.reader.reading import UNKNOWN, Reading, Size
+from tools.reader.reading import UNKNOWN, Reading, Size, stems
 from tools.reader.tokens import encode, segments, train_tokenizer
 from tools.reader.toolcalls import NO_TOOL, ToolCalls
 from tools.reader.words import Words, held_out
@@ -80,6 +80,33 @@ def test_a_variant_is_told_apart_by_its_question(seed: int) -> None:
         name for name in slots_in(fact.asked) & slots_in(fact.statement) if variant.slots[name] != fact.slots[name]
     }
     assert changed
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=seeds)
+def test_facts_of_one_topic_speak_of_few_things(seed: int) -> None:
+    """And of others when it is over. Mutant: no word of a topic taken."""
+    facts = Facts(random.Random(seed))
+    with facts.topic():
+        within = [facts.fact().slots["e"] for _ in range(30)]
+    after = [facts.fact().slots["e"] for _ in range(30)]
+    assert len(set(within)) < 28
+    assert len(set(after)) > 28
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=seeds)
+def test_a_clear_question_shares_most_words_with_its_own_sentence(seed: int) -> None:
+    """Another sentence with all of its words, and more, leaves none that is clear. Mutant: ties allowed."""
+    reading = Reading(random.Random(seed))
+    fact, other = reading.facts.fact(), reading.facts.fact()
+    asked, own, others = (
+        stems(reading._clear(fact, [stems(other.sentence)])),
+        stems(fact.sentence),
+        stems(other.sentence),
+    )
+    assert not asked or len(asked & own) > len(asked & others)
+    assert reading._clear(fact, [own | {"#"}]) == ""
 
 
 _FORMS = {"do": ("do", "does", "done", "doing"), "do2": ("do2", "does2", "done2", "doing2")}

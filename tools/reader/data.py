@@ -41,19 +41,19 @@ class Mixture:
     def group(self, progress: float) -> list[Conversation]:
         """One group, as hard as it should be at a point of training, 0 to 1."""
         kind = self.rng.random()
-        if kind < 0.55:
+        if kind < 0.65:
             unanswerable = UNANSWERABLE if progress < LATE else 2 * UNANSWERABLE
             return self.reading.conversations(self._size(progress), 8, unanswerable=unanswerable)
-        if kind < 0.88:
+        if kind < 0.9:
             most = 1 if progress < 0.05 else 2 if progress < 0.15 else 3
             return self.tools.conversations(6, tools=most, arguments=min(most, 2) if progress < 0.15 else 3)
         return [self.tools.extraction() for _ in range(4)]
 
     def _size(self, progress: float) -> Size:
         shape = self.rng.random()
-        if progress < 0.05 or shape < 0.55:
+        if progress < 0.05 or shape < 0.4:
             return Size((1, 1), (2, 6), (1, 2))
-        if progress < 0.15 or shape < 0.85:
+        if progress < 0.15 or shape < 0.8:
             return Size((2, 3), (2, 6), (1, 2))
         return Size((3, 6), (3, 7), (1, 3))
 

@@ -6,6 +6,8 @@ Each family has statements and questions for training, and others that are kept 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tools.reader import builds
@@ -37,6 +39,8 @@ class Fact:
     told: str = ""
 
 
+_OF_TOPIC, _FAMILIAR = ("e", "a", "n", "thing", "adj", "do", "j"), 0.45
+"""What a topic has words for, and how often each of its things lends one to a fact."""
 _VALUES = frozenset({"q", "v", "q2", "v2", "d", "c"})
 """Slots that may hold the same kind of thing."""
 
@@ -344,6 +348,16 @@ class Facts:
         self.rng = rng
         self.evaluation = evaluation
         self.words = Words(rng, evaluation=evaluation)
+        self._topic: list[dict[str, str]] = []
+
+    @contextmanager
+    def topic(self) -> Iterator[None]:
+        """Facts made meanwhile speak of few things, as pages of one handbook do."""
+        self._topic = [self.slots() for _ in range(self.rng.randint(2, 4))]
+        try:
+            yield
+        finally:
+            self._topic = []
 
     def fact(self, fixed: dict[str, str] | None = None, family: str | None = None) -> Fact:
         """A fact; `fixed` slots are taken over, so that facts can share what they speak of."""
@@ -438,6 +452,8 @@ class Facts:
             "done2": participle(verb2),
             "doing2": gerund(verb2),
         }
+        for known in self.rng.sample(self._topic, 2) if self._topic else ():
+            slots.update(_of(known, {name for name in _OF_TOPIC if self.rng.random() < _FAMILIAR}))
         slots.update(fixed)
         slots["a_a"], slots["a_n"] = article(slots["a"]), article(slots["n"])
         if "{rest}" not in slots.get("rest", ""):

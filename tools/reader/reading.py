@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from tools.reader.facts import Fact, Facts
@@ -47,7 +48,9 @@ _POLITE = ("Please tell me: ", "Hi! ", "One more thing. ", "And ", "Thanks. ", "
 _VARIANTS = 0.2
 """Share of sentences that say of another thing what an earlier one of the passage says."""
 _DISTRACTORS, _STRANGE = 0.4, 0.4
-"""Share of facts that another sentence shares words of their question with; of questions with a word more."""
+"""Share of facts that another sentence shares words of their question with; of questions with words more."""
+_TOPICS, _RUNS = 0.6, 0.25
+"""Share of documents that speak of few things; there, of facts that say the same of other things in a row."""
 _COMMON = frozenset(COMMON)
 _LABELS = (
     "Passages",
@@ -172,13 +175,16 @@ class Reading:
             unanswerable: share of questions that the document does not answer.
             distractors: further passages that nobody asks about.
         """
-        passages = [self._passage(size) for _ in range(self.rng.randint(*size.passages))]
+        topic = not self.evaluation and self.rng.random() < _TOPICS
+        with self.facts.topic() if topic else nullcontext():
+            passages = [self._passage(size, topic=topic) for _ in range(self.rng.randint(*size.passages))]
         known = [fact for _, sentences in passages for fact in sentences if isinstance(fact, Fact)]
+        others = [stems(_text(sentence)) for _, sentences in passages for sentence in sentences] if topic else []
         for fact in known:
             if not self.evaluation and self.rng.random() < _DISTRACTORS and (other := self.facts.distractor(fact)):
                 _, sentences = self.rng.choice(passages)
                 sentences.insert(self.rng.randint(0, len(sentences)), other)
-        passages += [self._passage(size) for _ in range(distractors)]
+        passages += [self._passage(size, topic=False) for _ in range(distractors)]
         if distractors:
             self.rng.shuffle(passages)
         text = self._layout(passages)
@@ -192,9 +198,10 @@ class Reading:
             for fact in left[:count]:
                 if self.rng.random() < unanswerable:
                     asked.append((self._unanswerable(known, text), UNKNOWN))
-                else:
-                    asked.append((self._reworded(fact), fact.sentence))
-            made.append(self._chat(system, prompt, text, asked))
+                elif question := self._clear(fact, others):
+                    asked.append((question, fact.sentence))
+            if asked:
+                made.append(self._chat(system, prompt, text, asked))
             left = left[count:]
         return made
 
@@ -213,7 +220,7 @@ class Reading:
         prompt = frame.format(**labels)
         return self._prompt() if prompt in _EVALUATION_PROMPTS else prompt
 
-    def _passage(self, size: Size) -> tuple[str, list[Fact | str]]:
+    def _passage(self, size: Size, *, topic: bool) -> tuple[str, list[Fact | str]]:
         """A title and sentences; facts of one passage like to share what they speak of."""
         subject = self.facts.slots({})
         title = capital(f"{subject['e']} {subject['thing']}") if self.rng.random() < 0.5 else ""
@@ -237,7 +244,9 @@ class Reading:
                 )
             elif shape < 0.8:
                 fixed["a"] = subject["a"]
-            sentences.append(self.facts.fact(fixed))
+            sentences.append(fact := self.facts.fact(fixed))
+            while topic and self.rng.random() < _RUNS:
+                sentences.append(self.facts.variant(fact))
         if not any(isinstance(sentence, Fact) for sentence in sentences):
             sentences.append(self.facts.fact({"e": subject["e"]}))
         return title, sentences
@@ -249,7 +258,7 @@ class Reading:
             body = ""
             for sentence in sentences:
                 gap = "" if not body else "\n" if self.rng.random() < 0.03 else " "
-                body += gap + (sentence.sentence if isinstance(sentence, Fact) else sentence)
+                body += gap + _text(sentence)
             if style == 0 and title:
                 body = f"[{title}] {body}"
             elif style == 1:
@@ -276,6 +285,16 @@ class Reading:
             verb = fact.slots["do"]
             if not any(word in text for word in other) and verb not in text:
                 return self._reworded(fact)
+
+    def _clear(self, fact: Fact, others: list[set[str]]) -> str:
+        """A question that shares more words with its fact than with any other sentence; nothing if none was found."""
+        own = stems(fact.sentence)
+        for _ in range(4):
+            question = self._reworded(fact)
+            asked = stems(question)
+            if all(len(asked & own) > len(asked & other) for other in others if other != own):
+                return question
+        return ""
 
     def _reworded(self, fact: Fact) -> str:
         """The question as somebody may type it: politely, carelessly, or just the words that matter."""
@@ -307,25 +326,27 @@ class Reading:
         return self.rng.choice(_FRAMES).format(one=" ".join(chosen[:middle]), two=" ".join(chosen[middle:]))
 
     def _loose(self, question: str) -> str:
-        """The question with other forms of some words, or with one word more that the text need not hold."""
+        """The question with other forms of some words, or with up to three more that the text need not hold."""
         words = question.split()
         words = [word if word in _COMMON or not word.islower() else self._inflected(word) for word in words]
-        if self.rng.random() < 0.6:
+        for _ in range(self.rng.choice((0, 1, 1, 2, 3))):
             more = self.rng.choice((self.facts.words.noun, self.facts.words.adjective, self.facts.words.verb))()
             words.insert(self.rng.randrange(1, len(words) + 1), more)
         return " ".join(words)
 
     def _inflected(self, word: str) -> str:
-        """Now and then another form of a word: "calibrated" for "calibration"."""
-        if len(word) < 5 or not word.isalpha() or self.rng.random() < 0.75:
+        """Now and then another form of a word: "calibrated" for "calibration", "copy" for "copies"."""
+        if len(word) < 5 or not word.isalpha() or self.rng.random() < 0.7:
             return word
+        if word.endswith("ies"):
+            return word.removesuffix("ies") + "y"
         for ending in ("ation", "ing", "ed", "es", "s", "e"):
             if word.endswith(ending) and len(word) - len(ending) > 3:
                 word = word.removesuffix(ending)
                 break
         if word.endswith("y"):
             return word.removesuffix("y") + "ies"
-        return word + self.rng.choice(("ed", "ing", "s", "ation", "er"))
+        return word + self.rng.choice(("", "", "ed", "ing", "s", "s", "ation", "er"))
 
     def _chat(self, system: str, prompt: str, text: str, asked: list[tuple[str, str]]) -> Conversation:
         turns = [("system", system)] if system else []
@@ -333,3 +354,13 @@ class Reading:
             turns.append(("user", question if index else prompt.format(context=text, question=question)))
             turns.append(("assistant", answer))
         return Conversation(turns)
+
+
+def _text(sentence: Fact | str) -> str:
+    return sentence.sentence if isinstance(sentence, Fact) else sentence
+
+
+def stems(text: str) -> set[str]:
+    """The beginnings of the words of a text that carry meaning."""
+    words = (word.strip(".,;:()\"'?!") for word in text.lower().split())
+    return {word[:5] for word in words if word not in _COMMON and len(word) > 1}
