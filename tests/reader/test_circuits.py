@@ -89,7 +89,7 @@ def test_sentences_that_hardly_differ_have_different_marks(fresh: tuple) -> None
     """Mutant: marks of all words of the last line, not of some."""
     model, tokenizer = fresh
     facts, alike = Facts(random.Random(6)), []
-    for _ in range(8):
+    for _ in range(24):
         fact = facts.fact({})
         text = " ".join([facts.filler(), fact.sentence, *(facts.variant(fact).sentence for _ in range(3))])
         tokens = tokenizer.encode("<|im_start|>user\n" + text, add_special_tokens=False)
@@ -97,7 +97,7 @@ def test_sentences_that_hardly_differ_have_different_marks(fresh: tuple) -> None
         marks = seen[seen[:, flag("opens")][:, 0] > 0.7, part("sentence")]
         for one, other in pairwise(marks):
             alike.append(float(torch.cosine_similarity(one, other, dim=0)))
-    assert sum(alike) / len(alike) < 0.25
+    assert sum(alike) / len(alike) < 0.3
 
 
 def told(model: object, tokenizer: object, seed: int) -> Iterator[tuple[list[str], list[str], list[bool]]]:
