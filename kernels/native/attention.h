@@ -12,6 +12,7 @@ constexpr int QUERIES = 6, WIDE = 4; // 24 of 32 registers hold sums
 #else
 constexpr int QUERIES = 6, WIDE = 2; // 12 of 16
 #endif
+#define ALWAYS_INLINE __attribute__((always_inline)) inline // or sums would leave their registers
 constexpr float NEVER = -1e30f;
 // Whether what meets keys and values of 16 or 8 bits is rounded to bfloat16, and summed in pairs, the second of each
 // first: few queries do in float32 what many leave to an instruction, to the last bit.
@@ -54,8 +55,8 @@ inline int32_t pair_of(const float *pairs, int index) {
 
 // Scores of `N` queries at `WIDE` registers of neighbouring columns, the first of them `column` of the block.
 template <int N, typename Number>
-inline void scores(const Query *queries, const Near<Number> &near, int width, float scaling, int column,
-                   float (*out)[COLUMNS]) {
+ALWAYS_INLINE void scores(const Query *queries, const Near<Number> &near, int width, float scaling, int column,
+                          float (*out)[COLUMNS]) {
   Floats found[N][WIDE] = {};
   const Number *from[WIDE];
   for (int w = 0; w < WIDE; w++) {
@@ -76,8 +77,8 @@ inline void scores(const Query *queries, const Near<Number> &near, int width, fl
 }
 
 template <int N>
-inline void scores(const Query *queries, const Pairs &near, int width, float scaling, int column,
-                   float (*out)[COLUMNS]) {
+ALWAYS_INLINE void scores(const Query *queries, const Pairs &near, int width, float scaling, int column,
+                          float (*out)[COLUMNS]) {
   Floats found[N][WIDE] = {};
   for (int i = 0; i < width / 2; i++)
     for (int w = 0; w < WIDE; w++)
@@ -90,8 +91,8 @@ inline void scores(const Query *queries, const Pairs &near, int width, float sca
 
 // Adds `WIDTH` registers of the values, weighted.
 template <int N, int WIDTH, typename Number>
-inline void gather(const Query *queries, const Near<Number> &near, int width, int first, int count,
-                   const float (*weights)[COLUMNS]) {
+ALWAYS_INLINE void gather(const Query *queries, const Near<Number> &near, int width, int first, int count,
+                          const float (*weights)[COLUMNS]) {
   Floats found[N][WIDTH];
   for (int n = 0; n < N; n++)
     for (int w = 0; w < WIDTH; w++) found[n][w] = load(queries[n].out + first + w * STEP);
@@ -109,8 +110,8 @@ inline void gather(const Query *queries, const Near<Number> &near, int width, in
 }
 
 template <int N, int WIDTH>
-inline void gather(const Query *queries, const Pairs &near, int width, int first, int count,
-                   const float (*weights)[COLUMNS]) {
+ALWAYS_INLINE void gather(const Query *queries, const Pairs &near, int width, int first, int count,
+                          const float (*weights)[COLUMNS]) {
   Floats found[N][WIDTH];
   for (int n = 0; n < N; n++)
     for (int w = 0; w < WIDTH; w++) found[n][w] = load(queries[n].out + first + w * STEP);
@@ -123,16 +124,19 @@ inline void gather(const Query *queries, const Pairs &near, int width, int first
     for (int w = 0; w < WIDTH; w++) store(queries[n].out + first + w * STEP, found[n][w]);
 }
 
-// Rounds numbers to bfloat16: as pairs, which may be written over them, or as numbers again.
-inline void round_numbers(const float *numbers, int size, bool pairs, float *out) {
+// Rounds a register of numbers to bfloat16, and puts it at a place of `out`: as pairs, or as numbers again. Pairs may be
+// written over the numbers they come from, in order.
+inline void put_rounded(Floats numbers, bool pairs, float *out, int at) {
   typedef uint16_t Halves __attribute__((vector_size(2 * STEP), aligned(2), may_alias));
-  for (int i = 0; i < size; i += STEP) {
-    const Ints half = rounded(load(numbers + i));
-    if (pairs)
-      reinterpret_cast<Halves *>(out)[i / STEP] = __builtin_convertvector(half, Halves);
-    else
-      store(out + i, bits(half << 16));
-  }
+#ifdef __AVX512BF16__
+  const Halves half = (Halves)_mm512_cvtneps_pbh((__m512)numbers);
+#else
+  const Halves half = __builtin_convertvector(rounded(numbers), Halves);
+#endif
+  if (pairs)
+    reinterpret_cast<Halves *>(out)[at / STEP] = half;
+  else
+    store(out + at, load(reinterpret_cast<const uint16_t *>(&half)));
 }
 
 template <typename Number> constexpr bool rounds(const Near<Number> &) { return PAIRED<Number>; }
@@ -146,41 +150,51 @@ void block(const Query *queries, const Block &near, int width, float scaling, fl
   for (int at = 0; at < COLUMNS; at += WIDE * STEP) scores<N>(queries, near, width, scaling, at, weights);
   Ints along;
   for (int i = 0; i < STEP; i++) along[i] = i;
-  const auto change = [&](int n, auto how) {
-    for (int i = 0; i < COLUMNS; i += STEP) store(weights[n] + i, how(load(weights[n] + i), i));
+  const auto sees_all = [&](const Query &query) {
+    return query.first <= column && query.last >= column + COLUMNS - 1;
   };
-  const auto hide = [&](int n, float value) { // in columns that the query does not see
-    const Query &query = queries[n];
-    if (query.first <= column && query.last >= column + COLUMNS - 1) return;
-    change(n, [&](Floats there, int i) {
-      const Ints at = along + (column + i), seen = (at >= query.first) & (at <= query.last);
-      return seen ? there : all(value);
-    });
+  const auto seen = [&](const Query &query, int i, Floats there, float unseen) {
+    const Ints at = along + (column + i);
+    return (at >= query.first) & (at <= query.last) ? there : all(unseen);
   };
   // Each loop is over all queries: what one of them waits for, another one does not.
   float now[N], before[N];
   for (int n = 0; n < N; n++) {
-    if (near.key_scales) change(n, [&](Floats score, int i) { return score * load(near.key_scales + i); });
-    if (soft_cap != 0) change(n, [&](Floats score, int) { return soft_cap * hyperbolic_tangent(score / soft_cap); });
-    if (queries[n].bias) change(n, [&](Floats score, int i) { return score + load(queries[n].bias + column + i); });
-    hide(n, NEVER);
-    Floats most = all(before[n] = *queries[n].most);
-    for (int i = 0; i < COLUMNS; i += STEP) most = largest(most, load(weights[n] + i));
-    *queries[n].most = now[n] = maximum(most);
+    const Query &query = queries[n];
+    const bool plain = !near.key_scales && soft_cap == 0 && !query.bias && sees_all(query);
+    Floats most = all(before[n] = *query.most);
+    for (int i = 0; i < COLUMNS; i += STEP) {
+      Floats score = load(weights[n] + i);
+      if (!plain) {
+        if (near.key_scales) score *= load(near.key_scales + i);
+        if (soft_cap != 0) score = soft_cap * hyperbolic_tangent(score / soft_cap);
+        if (query.bias) score += load(query.bias + column + i);
+        store(weights[n] + i, score = seen(query, i, score, NEVER));
+      }
+      most = largest(most, score);
+    }
+    *query.most = now[n] = maximum(most);
   }
   for (int n = 0; n < N; n++) {
-    Floats total = load(queries[n].total);
+    const Query &query = queries[n];
+    Floats total = load(query.total);
     if (now[n] != before[n]) {
       const Floats fade = exponential(all(before[n] - now[n]));
       total *= fade;
-      for (int i = 0; i < width; i += STEP) store(queries[n].out + i, load(queries[n].out + i) * fade);
+      for (int i = 0; i < width; i += STEP) store(query.out + i, load(query.out + i) * fade);
     }
-    change(n, [&](Floats score, int) { return exponential(score - now[n]); });
-    hide(n, 0);
-    for (int i = 0; i < COLUMNS; i += STEP) total += load(weights[n] + i);
-    store(queries[n].total, total);
-    if (near.value_scales) change(n, [&](Floats weight, int i) { return weight * load(near.value_scales + i); });
-    if (rounds(near)) round_numbers(weights[n], COLUMNS, pairs(near), weights[n]);
+    const bool whole = sees_all(query);
+    for (int i = 0; i < COLUMNS; i += STEP) {
+      Floats weight = exponential(load(weights[n] + i) - now[n]);
+      if (!whole) weight = seen(query, i, weight, 0);
+      total += weight;
+      if (near.value_scales) weight *= load(near.value_scales + i);
+      if (rounds(near))
+        put_rounded(weight, pairs(near), weights[n], i);
+      else
+        store(weights[n] + i, weight);
+    }
+    store(query.total, total);
   }
   int first = 0;
   for (; first + WIDE * STEP <= width; first += WIDE * STEP)
@@ -247,8 +261,9 @@ void attend_to(const Shape &shape, const Layer &layer, const Cache &cache, const
     if (PAIRED<Number>) {
       const int64_t packed = task.lane.offset + task.first + index / group;
       const int head = task.kv_head * group + index % group;
-      round_numbers(qkv + packed * stride + static_cast<int64_t>(head) * width, width, many,
-                    rounded_queries + static_cast<int64_t>(index) * width);
+      const float *numbers = qkv + packed * stride + static_cast<int64_t>(head) * width;
+      for (int i = 0; i < width; i += STEP)
+        put_rounded(load(numbers + i), many, rounded_queries + static_cast<int64_t>(index) * width, i);
     }
   }
   const int end = task.lane.start + task.first + task.count;

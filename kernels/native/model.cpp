@@ -6,6 +6,11 @@
 #include <string>
 
 namespace accel {
+namespace {
+// Numbers from one token's to the next one's: not a multiple of 4 KiB, by which lines of the nearest cache would have to
+// share their places.
+int64_t apart(int64_t width) { return width % 1024 ? width : width + 16; }
+} // namespace
 
 Model::Model(const Shape &shape, int threads)
     : shape_(shape), kernels_(kernels_here()), threads_(threads), layers_(static_cast<size_t>(shape.layers)) {
@@ -36,7 +41,7 @@ void Model::grow(int count) {
   const int64_t widest = up(std::max<int64_t>({shape_.hidden, shape_.inner, attended}), 64);
   hidden_.reset(allocate<float>(static_cast<int64_t>(count) * shape_.hidden));
   if (shape_.parallel) before_.reset(allocate<float>(static_cast<int64_t>(count) * shape_.hidden));
-  wide_.reset(allocate<float>(count * std::max<int64_t>({qkv, 2 * shape_.inner, shape_.hidden})));
+  wide_.reset(allocate<float>(count * std::max<int64_t>({qkv, apart(2 * shape_.inner), shape_.hidden})));
   attended_.reset(allocate<float>(count * attended));
   room_.reserve(count, widest);
   scratch_stride_ = std::max({task_scratch(shape_), widest, up(linear_scratch(widest) / 4, 16)});
@@ -128,7 +133,7 @@ void Model::step(int count, const int32_t *tokens, const int32_t *rows, const in
       add(layer.out, layer.after_attention);
       const Buffer<float> &read = shape_.parallel ? before_ : hidden_;
       each_token(count, [&](int64_t token) { normed(layer.inner_norm, stream(read, token), layer.gate_up, token); });
-      const int64_t inner = layer.gate_up.outputs;
+      const int64_t inner = apart(layer.gate_up.outputs);
       product(layer.gate_up, count, wide_.get(), inner, false);
       each_token(count, [&](int64_t token) {
         kernels_.gate(shape_, wide_.get() + token * inner, scratch);

@@ -140,7 +140,8 @@ void integer_linear(const Linear &layer, const Inputs &in, int64_t tokens, int f
           const uint8_t *weight = weights + (panel - begin) * apart;
           Ints sums[AT_ONCE][VECTORS];
           for (int i = 0; i < size; i++) // results are fetched while the inputs are multiplied
-            __builtin_prefetch(result(slot + i) + panel * PANEL + part * STEP, 1);
+            for (int v = 0; v < VECTORS; v++)
+              __builtin_prefetch(result(slot + i) + panel * PANEL + (part + v) * STEP, 1);
           if (direct)
             EachFew::of[size](weight, part, padded / BLOCK, units, groups + rest * each_groups + slot % BESIDE, sums);
 #ifdef ACCEL_TILES
@@ -149,15 +150,14 @@ void integer_linear(const Linear &layer, const Inputs &in, int64_t tokens, int f
 #endif
           else
             Each::of[size](weight + 4 * STEP * part, padded / 4, units, sums);
-          for (int i = 0; i < size; i++) {
-            const int64_t at = slot + i;
-            const int32_t zero = direct ? 0 : in.sums[at] * ZERO;
-            for (int v = 0; v < VECTORS; v++) {
-              const int column = panel * PANEL + (part + v) * STEP;
-              if (column >= layer.outputs) break;
+          for (int v = 0; v < VECTORS; v++) {
+            const int column = panel * PANEL + (part + v) * STEP;
+            if (column >= layer.outputs) break;
+            const Floats scales = load(layer.scales + column);
+            for (int i = 0; i < size; i++) {
+              const int32_t zero = direct ? 0 : in.sums[slot + i] * ZERO;
               const Floats levels = __builtin_convertvector(sums[i][v] - zero, Floats);
-              finish(layer, levels * load(layer.scales + column) * in.scales[at], column, !rest, add || rest, factor,
-                     result(at));
+              finish(layer, levels * scales * in.scales[slot + i], column, !rest, add || rest, factor, result(slot + i));
             }
           }
         }
