@@ -49,7 +49,7 @@ _VARIANTS = 0.2
 """Share of sentences that say of another thing what an earlier one of the passage says."""
 _DISTRACTORS, _STRANGE = 0.4, 0.4
 """Share of facts that another sentence shares words of their question with; of questions with words more."""
-_TOPICS, _RUNS = 0.6, 0.25
+_TOPICS, _RUNS = 0.6, 0.5
 """Share of documents that speak of few things; there, of facts that say the same of other things in a row."""
 _COMMON = frozenset(COMMON)
 _LABELS = (
