@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.xeon import figures, models, roster, run, table, workloads
+from benchmarks.xeon import builds, figures, models, roster, run, table, workloads
 from benchmarks.xeon.peers import serving
 from benchmarks.xeon.process import PeerFailed, Process, checked
 from langchain_accel.errors import InvalidRequest
@@ -251,3 +251,17 @@ def test_weights_counts_what_a_step_multiplies_with(tied: bool, tmp_path: Path) 
     folder = make_tiny_checkpoint(tmp_path / "model", vocab_size=320, hidden=32, layers=2, intermediate=64, tied=tied)
     block = 2 * 32 * 32 + 2 * 16 * 32 + 3 * 64 * 32
     assert models.weights(folder) == {"body": 2 * block, "head": 320 * 32}
+
+
+def test_builds_are_told_apart_by_their_least_and_their_median() -> None:
+    rounds = [[[3.0, 40.0], [1.0, 60.0], [2.0, 50.0]], [[5.0, 70.0], [6.0, 90.0], [7.0, 80.0]]]
+    assert builds.summary(["now", "before"], ["a", "b"], rounds).splitlines()[2:] == [
+        "| now | 1.0, 2.0 | 40.0, 50.0 |",
+        "| before | 5.0, 6.0 | 70.0, 80.0 |",
+    ]
+
+
+def test_a_build_measures_every_step_it_is_asked_for(tiny: Path) -> None:
+    found = builds.Steps(tiny, "exact", rows=2, columns=[16, 20], prompt=16).measure()
+    assert len(found) == 3
+    assert all(milliseconds > 0 for milliseconds in found)
