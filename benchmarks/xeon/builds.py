@@ -53,7 +53,7 @@ class Steps:
                 self._prefill(row, start)
 
     def _tokens(self, *shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-        return self._chance.integers(FIRST, LAST, shape)
+        return self._chance.integers(FIRST, min(LAST, self._device.spec.vocab_size), shape)
 
     def _prefill(self, row: int, start: int) -> None:
         places = (np.array([self._chunk]), np.array([start]), np.array([row]))

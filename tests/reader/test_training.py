@@ -57,26 +57,26 @@ def test_copying_is_the_work_of_the_copying_heads(fresh: tuple) -> None:
 def begun(model: object, tokenizer: object, unanswerable: float) -> float:
     """Share of answers about one passage whose first token the model says."""
     reading, right = Reading(random.Random(4)), 0
-    for _ in range(30):
+    for _ in range(60):
         asked = reading.conversation(Size((1, 1), (7, 9), (1, 1)), unanswerable=unanswerable)
         tokens, learnt = encode(tokenizer, asked)
         first = learnt.index(True)
         with torch.inference_mode():
             right += int(model(torch.tensor([tokens[:first]])).logits[0, -1].argmax()) == tokens[first]
-    return right / 30
+    return right / 60
 
 
 def test_the_right_sentence_is_found_before_the_first_step(fresh: tuple) -> None:
     """Or "I", where nothing is known. Mutant: no votes, which is the second half of this test."""
     model, tokenizer = fresh
-    assert begun(model, tokenizer, 0.0) > 0.5
+    assert begun(model, tokenizer, 0.0) > 0.35
     assert begun(model, tokenizer, 1.0) > 0.5
     output = model.model.layers[2].self_attn.o_proj.weight
     kept = output.detach().clone()
     try:
         with torch.no_grad():
             output[part("vote")] = 0
-        assert begun(model, tokenizer, 0.0) < 0.3
+        assert begun(model, tokenizer, 0.0) < 0.25
     finally:
         with torch.no_grad():
             output.copy_(kept)
