@@ -20,6 +20,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
+import langchain_accel_kernels
 import numpy as np
 
 from benchmarks.xeon.models import SHAPES, model_folder
@@ -45,7 +46,7 @@ class Steps:
     def __init__(self, folder: Path, weights: str, rows: int, columns: Sequence[int], prompt: int) -> None:
         self.rows, self.columns, self.prompt = rows, columns, prompt
         self._chance = np.random.default_rng(0)
-        self._chunk = prompt or min(512, max(columns))
+        self._chunk = prompt or min(512, max(16, *columns))
         plan = Plan("xeon", str(folder), rows=rows, max_len=max(columns) + self._chunk, dtype="auto")
         self._device: Device = xeon.load(plan, xeon.Options(weights=weights, threads=1, prefill_chunk=self._chunk))
         for row in range(rows):
@@ -88,7 +89,7 @@ def summary(names: Sequence[str], steps: Sequence[str], found: Sequence[Sequence
 def _answer(folder: Path, args: argparse.Namespace) -> None:
     """Be one build's process: a line for every line that comes."""
     steps = Steps(folder, args.weights, args.rows, args.columns, args.prompt)
-    print("[]", flush=True)
+    print(json.dumps(str(Path(langchain_accel_kernels.__file__).parent.parent)), flush=True)
     for _ in sys.stdin:
         print(json.dumps(steps.measure()), flush=True)
 
@@ -99,7 +100,7 @@ def main() -> None:
     folder = model_folder(args.model, args.cache)
     if not args.builds:
         return _answer(folder, args)
-    builds = dict(build.split("=", 1) for build in args.builds)
+    builds = dict(args.builds)
     steps = [f"decode, {args.rows} rows, {column} columns" for column in args.columns]
     steps += [f"prefill, {args.prompt} tokens"] if args.prompt else []
     columns = ",".join(map(str, args.columns))
@@ -114,7 +115,7 @@ def main() -> None:
     with ExitStack() as stack:
         processes = []
         for site in builds.values():
-            where = {"PYTHONPATH": os.pathsep.join([str(Path(site).resolve())] * bool(site) + [str(ROOT)])}
+            where = {"PYTHONPATH": os.pathsep.join([str(site), str(ROOT)] if site else [str(ROOT)])}
             process = subprocess.Popen(  # noqa: S603
                 command, cwd=ROOT, env=os.environ | where, stdin=-1, stdout=-1, text=True
             )
@@ -122,22 +123,35 @@ def main() -> None:
             stack.callback(process.kill)
         found: list[list[list[float]]] = [[] for _ in builds]
         for turn in range(args.rounds + 1):  # the first one waits until all have loaded
-            for process, rounds in zip(processes, found, strict=True):
+            for process, site, rounds in zip(processes, builds.values(), found, strict=True):
                 assert process.stdin is not None and process.stdout is not None  # noqa: PT018
                 if turn:
                     process.stdin.write("\n")
                     process.stdin.flush()
                 if not (line := process.stdout.readline()):
                     sys.exit("a build's process ended; what it printed stands above")
+                said = json.loads(line)
                 if turn:
-                    rounds.append(json.loads(line))
+                    rounds.append(said)
+                elif site and Path(said) != site:
+                    sys.exit(
+                        f"{site} holds no langchain_accel_kernels, and what is installed in {said} was taken instead"
+                    )
     print(summary(list(builds), steps, found))
     return None
 
 
+def _build(text: str) -> tuple[str, Path | None]:
+    name, separator, site = text.partition("=")
+    if not separator:
+        msg = f"a build is NAME=FOLDER, or NAME= for the one that is installed, got {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return name, Path(site).resolve() if site else None
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("builds", nargs="*", metavar="NAME=FOLDER")
+    parser.add_argument("builds", nargs="*", type=_build, metavar="NAME=FOLDER")
     parser.add_argument("--model", choices=SHAPES, default="smol360")
     parser.add_argument("--cache", type=Path, required=True, help="folder of the models")
     parser.add_argument("--weights", choices=("int8", "int4", "exact"), default="int8")

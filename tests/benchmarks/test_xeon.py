@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from typing_extensions import Self
 
 from benchmarks.xeon import builds, figures, models, roster, run, table, workloads
 from benchmarks.xeon.peers import serving
@@ -254,11 +255,39 @@ def test_weights_counts_what_a_step_multiplies_with(tied: bool, tmp_path: Path) 
 
 
 def test_builds_are_told_apart_by_their_least_and_their_median() -> None:
-    rounds = [[[3.0, 40.0], [1.0, 60.0], [2.0, 50.0]], [[5.0, 70.0], [6.0, 90.0], [7.0, 80.0]]]
+    """Mutants seen to fail: the most; the mean."""
+    rounds = [[[9.0, 40.0], [1.0, 90.0], [2.0, 50.0]], [[5.0, 70.0], [6.0, 99.0], [9.0, 80.0]]]
     assert builds.summary(["now", "before"], ["a", "b"], rounds).splitlines()[2:] == [
         "| now | 1.0, 2.0 | 40.0, 50.0 |",
         "| before | 5.0, 6.0 | 70.0, 80.0 |",
     ]
+
+
+def test_a_folder_without_a_build_is_not_measured_as_one(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutant seen to fail: what is installed measured in its place."""
+    shapes = {"tiny": ("llama", {})}
+    monkeypatch.setattr(builds, "SHAPES", shapes)
+    monkeypatch.setattr(builds, "model_folder", lambda name, cache: tiny)
+    monkeypatch.setattr(builds.subprocess, "Popen", lambda *_, **__: _Said(json.dumps("/installed") + "\n"))
+    monkeypatch.setattr(sys, "argv", ["builds", f"before={tmp_path}", "--model", "tiny", "--cache", str(tmp_path)])
+    with pytest.raises(SystemExit, match="holds no langchain_accel_kernels, and what is installed in /installed"):
+        builds.main()
+
+
+class _Said:
+    """A process that has said one line."""
+
+    def __init__(self, line: str) -> None:
+        self.stdin, self.stdout = io.StringIO(), io.StringIO(line)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def kill(self) -> None: ...
 
 
 def test_a_build_measures_every_step_it_is_asked_for(tiny: Path) -> None:
