@@ -155,7 +155,7 @@ class Model:
 
     def __init__(self, numbers: Numbers, layers: Sequence[Layer], ends: Ends, threads: int = 1) -> None:
         self._model = None
-        _check_sizes(numbers)
+        _check_sizes(numbers, len(layers))
         self.numbers = numbers
         self._kept = (list(layers), ends)
         fields = asdict(numbers)
@@ -224,7 +224,10 @@ class Model:
         self.close()
 
 
-def _check_sizes(numbers: Numbers) -> None:
+def _check_sizes(numbers: Numbers, layers: int) -> None:
+    if not layers:
+        msg = "a model must have a layer"
+        raise ValueError(msg)
     for name in ("hidden", "inner", "width"):
         if getattr(numbers, name) % _LANES or getattr(numbers, name) < _LANES:
             msg = f"{name} must be a multiple of {_LANES}, got {getattr(numbers, name)}"

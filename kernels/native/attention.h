@@ -32,9 +32,10 @@ struct Query {
   const float *bias;    // of its head, for each column; null for none
 };
 
-// A block of columns: keys, values, and where these are levels, their scales. The next block, which is asked for while
-// this one is read, is `ahead` numbers further; 0 for none.
+// A block of columns: keys, values, and where these are levels, their scales. The next block to be read, which is asked
+// for while this one is, is `ahead` numbers further; 0 for none.
 template <typename Number> struct Near {
+  static constexpr bool rounded = PAIRED<Number>, paired = false; // whether weights are, for the values
   const Number *keys, *values;
   int64_t ahead;
   const float *key_scales, *value_scales;
@@ -42,11 +43,12 @@ template <typename Number> struct Near {
 
 // A block of columns in pairs of bfloat16: keys `[width / 2][COLUMNS]`, values `[COLUMNS / 2][width]`.
 struct Pairs {
+  static constexpr bool rounded = true, paired = true;
   const int32_t *keys, *values;
   const float *key_scales, *value_scales;
 };
 
-inline const uint16_t *halves(const int32_t *pairs) { return reinterpret_cast<const uint16_t *>(pairs); }
+inline const uint16_t *shorts(const int32_t *pairs) { return reinterpret_cast<const uint16_t *>(pairs); }
 inline int32_t pair_of(const float *pairs, int index) {
   int32_t pair;
   memcpy(&pair, pairs + index, 4);
@@ -83,7 +85,7 @@ ALWAYS_INLINE void scores(const Query *queries, const Pairs &near, int width, fl
   for (int i = 0; i < width / 2; i++)
     for (int w = 0; w < WIDE; w++)
       for (int n = 0; n < N; n++)
-        found[n][w] = dot_pairs(found[n][w], halves(near.keys + i * COLUMNS + column + w * STEP),
+        found[n][w] = dot_pairs(found[n][w], shorts(near.keys + i * COLUMNS + column + w * STEP),
                                 pair_of(queries[n].numbers, i));
   for (int n = 0; n < N; n++)
     for (int w = 0; w < WIDE; w++) store(out[n] + column + w * STEP, found[n][w] * scaling);
@@ -118,7 +120,7 @@ ALWAYS_INLINE void gather(const Query *queries, const Pairs &near, int width, in
   for (int pair = 0; pair < (count + 1) / 2; pair++)
     for (int w = 0; w < WIDTH; w++)
       for (int n = 0; n < N; n++)
-        found[n][w] = dot_pairs(found[n][w], halves(near.values + pair * width + first + w * STEP),
+        found[n][w] = dot_pairs(found[n][w], shorts(near.values + pair * width + first + w * STEP),
                                 pair_of(weights[n], pair));
   for (int n = 0; n < N; n++)
     for (int w = 0; w < WIDTH; w++) store(queries[n].out + first + w * STEP, found[n][w]);
@@ -138,11 +140,6 @@ inline void put_rounded(Floats numbers, bool pairs, float *out, int at) {
   else
     store(out + at, load(reinterpret_cast<const uint16_t *>(&half)));
 }
-
-template <typename Number> constexpr bool rounds(const Near<Number> &) { return PAIRED<Number>; }
-constexpr bool rounds(const Pairs &) { return true; }
-template <typename Number> constexpr bool pairs(const Near<Number> &) { return false; }
-constexpr bool pairs(const Pairs &) { return true; }
 
 template <int N, typename Block>
 void block(const Query *queries, const Block &near, int width, float scaling, float soft_cap, int column,
@@ -185,12 +182,12 @@ void block(const Query *queries, const Block &near, int width, float scaling, fl
     }
     const bool whole = sees_all(query);
     for (int i = 0; i < COLUMNS; i += STEP) {
-      Floats weight = exponential(load(weights[n] + i) - now[n]);
+      Floats weight = exponential<Block::rounded>(load(weights[n] + i) - now[n]);
       if (!whole) weight = seen(query, i, weight, 0);
       total += weight;
       if (near.value_scales) weight *= load(near.value_scales + i);
-      if (rounds(near))
-        put_rounded(weight, pairs(near), weights[n], i);
+      if (Block::rounded)
+        put_rounded(weight, Block::paired, weights[n], i);
       else
         store(weights[n] + i, weight);
     }
@@ -212,12 +209,11 @@ template <typename Number> Near<float> widened(const Near<Number> &near, int wid
   return {scratch, values, 0, near.key_scales, near.value_scales};
 }
 
-// Lays a block out in pairs once, likewise. Levels are bfloat16 numbers without rounding.
+// Lays a block out in pairs once, likewise.
 template <typename Number> Pairs paired(const Near<Number> &near, int width, float *scratch) {
   int32_t *const keys = reinterpret_cast<int32_t *>(scratch), *const values = keys + COLUMNS / 2 * width;
   const auto join = [](const Number *first, const Number *second, int32_t *to) {
-    const Floats upper = load(second), lower = load(first);
-    store(reinterpret_cast<float *>(to), bits(((Ints)upper & ~0xffff) | (((Ints)lower >> 16) & 0xffff)));
+    store(reinterpret_cast<float *>(to), bits(joined(first, second)));
   };
   for (int column = 0; column < COLUMNS; column += STEP)
     for (int i = 0; i < width; i += 2) {
@@ -232,11 +228,24 @@ template <typename Number> Pairs paired(const Near<Number> &near, int width, flo
   return {keys, values, near.key_scales, near.value_scales};
 }
 
+// The first column that the token at column `last` sees.
+inline int32_t first_seen(const Layer &layer, int32_t last) {
+  return layer.window && last >= layer.window ? last - layer.window + 1 : 0;
+}
+
+// Where the columns of a task's row and head begin in the cache, and its first block.
+inline int64_t strip_of(const Shape &shape, const Cache &cache, const Task &task) {
+  return (static_cast<int64_t>(task.lane.row) * shape.kv_heads + task.kv_head) * cache.columns;
+}
+inline int first_block(const Layer &layer, const Task &task) {
+  return first_seen(layer, task.lane.start + task.first) / COLUMNS * COLUMNS;
+}
+
 template <typename Number>
-void attend_to(const Shape &shape, const Layer &layer, const Cache &cache, const Task &task, const float *qkv,
-               int64_t stride, float *out, float *scratch) {
+void attend_to(const Shape &shape, const Layer &layer, const Cache &cache, const Task &task, const Task *next,
+               const float *qkv, int64_t stride, float *out, float *scratch) {
   const int width = shape.width, group = shape.heads / shape.kv_heads, rows = task.count * group;
-  const int64_t strip = (static_cast<int64_t>(task.lane.row) * shape.kv_heads + task.kv_head) * cache.columns;
+  const int64_t strip = strip_of(shape, cache, task);
   float(*weights)[COLUMNS] = reinterpret_cast<float(*)[COLUMNS]>(scratch); // whole lines of the cache first
   float *const block_scratch = scratch + QUERIES * COLUMNS, *const total = block_scratch + 2 * COLUMNS * width;
   float *const most = total + static_cast<int64_t>(rows) * STEP, *const rounded_queries = most + rows;
@@ -250,7 +259,7 @@ void attend_to(const Shape &shape, const Layer &layer, const Cache &cache, const
                  out + (packed * shape.heads + head) * width,
                  most + index,
                  total + static_cast<int64_t>(index) * STEP,
-                 layer.window && last >= layer.window ? last - layer.window + 1 : 0,
+                 first_seen(layer, last),
                  last,
                  layer.column_bias ? layer.column_bias + head * cache.columns : nullptr};
   };
@@ -267,11 +276,14 @@ void attend_to(const Shape &shape, const Layer &layer, const Cache &cache, const
     }
   }
   const int end = task.lane.start + task.first + task.count;
-  for (int column = query(0).first / COLUMNS * COLUMNS; column < end; column += COLUMNS) {
+  for (int column = first_block(layer, task); column < end; column += COLUMNS) {
     const int64_t at = strip + column;
+    const int64_t coming = column + COLUMNS < end ? at + COLUMNS
+                           : next                 ? strip_of(shape, cache, *next) + first_block(layer, *next)
+                                                  : at;
     const Near<Number> near{static_cast<const Number *>(cache.keys) + at * width,
                             static_cast<const Number *>(cache.values) + at * width,
-                            !many && column + COLUMNS < end ? COLUMNS * width : 0,
+                            many ? 0 : (coming - at) * width,
                             cache.key_scales ? cache.key_scales + at : nullptr,
                             cache.value_scales ? cache.value_scales + at : nullptr};
     const auto each_query = [&](const auto &read) {
@@ -298,12 +310,12 @@ void attend_to(const Shape &shape, const Layer &layer, const Cache &cache, const
         }
       }
     };
-    if (many && PAIRED<Number>)
-      each_query(paired(near, width, block_scratch));
-    else if (many)
-      each_query(widened(near, width, block_scratch));
-    else
+    if (!many)
       each_query(near);
+    else if constexpr (PAIRED<Number>)
+      each_query(paired(near, width, block_scratch));
+    else
+      each_query(widened(near, width, block_scratch));
   }
   for (int index = 0; index < rows; index++) {
     const Query done = query(index);
@@ -312,14 +324,14 @@ void attend_to(const Shape &shape, const Layer &layer, const Cache &cache, const
   }
 }
 
-void attend(const Shape &shape, const Layer &layer, const Cache &cache, const Task &task, const float *qkv,
-            int64_t stride, float *out, float *scratch) {
+void attend(const Shape &shape, const Layer &layer, const Cache &cache, const Task &task, const Task *next,
+            const float *qkv, int64_t stride, float *out, float *scratch) {
   if (shape.cache_dtype == INT8)
-    attend_to<int8_t>(shape, layer, cache, task, qkv, stride, out, scratch);
+    attend_to<int8_t>(shape, layer, cache, task, next, qkv, stride, out, scratch);
   else if (shape.cache_dtype == BFLOAT16)
-    attend_to<uint16_t>(shape, layer, cache, task, qkv, stride, out, scratch);
+    attend_to<uint16_t>(shape, layer, cache, task, next, qkv, stride, out, scratch);
   else
-    attend_to<float>(shape, layer, cache, task, qkv, stride, out, scratch);
+    attend_to<float>(shape, layer, cache, task, next, qkv, stride, out, scratch);
 }
 
 } // namespace

@@ -10,6 +10,18 @@ namespace {
 // Numbers from one token's to the next one's: not a multiple of 4 KiB, by which lines of the nearest cache would have to
 // share their places.
 int64_t apart(int64_t width) { return width % 1024 ? width : width + 16; }
+
+// Adds a token to the lanes of a step: to the last one, where it comes next.
+void join(std::vector<Lane> &lanes, int row, int column, int token) {
+  if (!lanes.empty()) {
+    Lane &last = lanes.back();
+    if (row == last.row && column == last.start + last.length && token == last.offset + last.length) {
+      last.length++;
+      return;
+    }
+  }
+  lanes.push_back({row, column, 1, token});
+}
 } // namespace
 
 Model::Model(const Shape &shape, int threads)
@@ -40,6 +52,7 @@ void Model::grow(int count) {
   const int64_t qkv = attended + 2 * static_cast<int64_t>(shape_.kv_heads) * shape_.width;
   const int64_t widest = up(std::max<int64_t>({shape_.hidden, shape_.inner, attended}), 64);
   hidden_.reset(allocate<float>(static_cast<int64_t>(count) * shape_.hidden));
+  wanted_.reset(allocate<float>(static_cast<int64_t>(count) * shape_.hidden));
   if (shape_.parallel) before_.reset(allocate<float>(static_cast<int64_t>(count) * shape_.hidden));
   wide_.reset(allocate<float>(count * std::max<int64_t>({qkv, apart(2 * shape_.inner), shape_.hidden})));
   attended_.reset(allocate<float>(count * attended));
@@ -56,15 +69,19 @@ void Model::step(int count, const int32_t *tokens, const int32_t *rows, const in
     if (tokens[i] < 0 || tokens[i] >= shape_.vocabulary || rows[i] < 0 || rows[i] >= shape_.rows || columns[i] < 0 ||
         columns[i] >= shape_.max_len)
       throw std::out_of_range("token, row or column " + std::to_string(i) + " of the step is out of range");
-    if (!lanes.empty() && rows[i] == lanes.back().row && columns[i] == lanes.back().start + lanes.back().length)
-      lanes.back().length++;
-    else
-      lanes.push_back({rows[i], columns[i], 1, i});
+    join(lanes, rows[i], columns[i], i);
   }
-  for (int i = 0; i < wanted_count; i++)
-    if (wanted[i] < 0 || wanted[i] >= count) throw std::out_of_range("a wanted token is not in the step");
+  std::vector<Lane> last_lanes; // of the last layer, which is computed for wanted tokens only, but their keys and values
+  std::vector<bool> met(static_cast<size_t>(count));
+  for (int i = 0; i < wanted_count; i++) {
+    const int token = wanted[i];
+    if (token < 0 || token >= count) throw std::out_of_range("a wanted token is not in the step");
+    if (!met[static_cast<size_t>(token)]) join(last_lanes, rows[token], columns[token], token);
+    met[static_cast<size_t>(token)] = true;
+  }
   grow(std::max(count, wanted_count));
   const std::vector<Task> tasks = tasks_of(shape_, lanes);
+  const std::vector<Task> last_tasks = tasks_of(shape_, last_lanes);
   const int64_t attended = static_cast<int64_t>(shape_.heads) * shape_.width;
   const int64_t qkv = attended + 2 * static_cast<int64_t>(shape_.kv_heads) * shape_.width;
   std::vector<int32_t> rests(4 * layers_.size() + 1); // of each product
@@ -97,14 +114,15 @@ void Model::step(int count, const int32_t *tokens, const int32_t *rows, const in
       give(layer, scratch, slot);
     };
     const auto stream = [&](const Buffer<float> &of, int64_t token) { return of.get() + token * shape_.hidden; };
+    const size_t hidden_bytes = static_cast<size_t>(shape_.hidden) * sizeof(float);
 
-    const auto add = [&](const Linear &layer, const Norm &after) { // to the residual stream
-      if (!after.weight) return product(layer, count, hidden_.get(), shape_.hidden, true);
-      product(layer, count, wide_.get(), shape_.hidden, false);
-      each_token(count, [&](int64_t token) {
+    const auto add = [&](const Linear &layer, int64_t total, const Buffer<float> &to, const Norm &after) {
+      if (!after.weight) return product(layer, total, to.get(), shape_.hidden, true);
+      product(layer, total, wide_.get(), shape_.hidden, false);
+      each_token(total, [&](int64_t token) {
         kernels_.normalise(after, stream(wide_, token), shape_.hidden, shape_, scratch);
-        float *to = stream(hidden_, token);
-        for (int i = 0; i < shape_.hidden; i++) to[i] += scratch[i] * shape_.residual_factor;
+        float *numbers = stream(to, token);
+        for (int i = 0; i < shape_.hidden; i++) numbers[i] += scratch[i] * shape_.residual_factor;
       });
     };
 
@@ -118,30 +136,40 @@ void Model::step(int count, const int32_t *tokens, const int32_t *rows, const in
       const Layer &layer = layers_[index];
       const Cache &cache = caches_[index];
       each_token(count, [&](int64_t token) {
-        if (shape_.parallel)
-          std::memcpy(stream(before_, token), stream(hidden_, token), static_cast<size_t>(shape_.hidden) * sizeof(float));
+        if (shape_.parallel) std::memcpy(stream(before_, token), stream(hidden_, token), hidden_bytes);
         normed(layer.norm, stream(hidden_, token), layer.qkv, token);
       });
       product(layer.qkv, count, wide_.get(), qkv, false);
       each_token(count, [&](int64_t token) {
         kernels_.write(shape_, layer, cache, rows[token], columns[token], wide_.get() + token * qkv);
       });
-      for (size_t task; (task = taken[index].fetch_add(1)) < tasks.size();)
-        kernels_.attend(shape_, layer, cache, tasks[task], wide_.get(), qkv, attended_.get(), scratch);
-      threads_.meet();
-      each_token(count, [&](int64_t token) { give(layer.out, attended_.get() + token * attended, token); });
-      add(layer.out, layer.after_attention);
-      const Buffer<float> &read = shape_.parallel ? before_ : hidden_;
-      each_token(count, [&](int64_t token) { normed(layer.inner_norm, stream(read, token), layer.gate_up, token); });
-      const int64_t inner = apart(layer.gate_up.outputs);
-      product(layer.gate_up, count, wide_.get(), inner, false);
-      each_token(count, [&](int64_t token) {
-        kernels_.gate(shape_, wide_.get() + token * inner, scratch);
-        give(layer.down, scratch, token);
+      // From here on tokens have slots: in the last layer, only those that are wanted.
+      const bool last = index + 1 == layers_.size();
+      const std::vector<Task> &attends = last ? last_tasks : tasks;
+      const Buffer<float> &to = last ? wanted_ : hidden_;
+      const int slots = last ? wanted_count : count;
+      const auto token_of = [&](int64_t slot) { return last ? wanted[slot] : slot; };
+      take(attends, taken[index], threads, [&](const Task &task, const Task *next) {
+        kernels_.attend(shape_, layer, cache, task, next, wide_.get(), qkv, attended_.get(), scratch);
       });
-      add(layer.down, layer.after_mlp);
+      threads_.meet();
+      each_token(slots, [&](int64_t slot) {
+        if (last) std::memcpy(stream(to, slot), stream(hidden_, token_of(slot)), hidden_bytes);
+        give(layer.out, attended_.get() + token_of(slot) * attended, slot);
+      });
+      add(layer.out, slots, to, layer.after_attention);
+      each_token(slots, [&](int64_t slot) {
+        normed(layer.inner_norm, shape_.parallel ? stream(before_, token_of(slot)) : stream(to, slot), layer.gate_up, slot);
+      });
+      const int64_t inner = apart(layer.gate_up.outputs);
+      product(layer.gate_up, slots, wide_.get(), inner, false);
+      each_token(slots, [&](int64_t slot) {
+        kernels_.gate(shape_, wide_.get() + slot * inner, scratch);
+        give(layer.down, scratch, slot);
+      });
+      add(layer.down, slots, to, layer.after_mlp);
     }
-    each_token(wanted_count, [&](int64_t slot) { normed(ends_.norm, stream(hidden_, wanted[slot]), ends_.head, slot); });
+    each_token(wanted_count, [&](int64_t slot) { normed(ends_.norm, stream(wanted_, slot), ends_.head, slot); });
     product(ends_.head, wanted_count, logits, shape_.vocabulary, false);
     each_token(wanted_count, [&](int64_t slot) { kernels_.limit(shape_, logits + slot * shape_.vocabulary); });
   });

@@ -40,8 +40,9 @@ private:
   std::vector<Cache> caches_;
   std::vector<Buffer<char>> arena_;
   int capacity_ = 0;
-  // Residual stream; what it was before a layer; qkv or gate and up; attention's output.
-  Buffer<float> hidden_, before_, wide_, attended_, scratch_;
+  // Residual stream, and that of wanted tokens in the last layer; what it was before a layer; qkv or gate and up;
+  // attention's output.
+  Buffer<float> hidden_, wanted_, before_, wide_, attended_, scratch_;
   Room room_;
   int64_t scratch_stride_ = 0;
 };

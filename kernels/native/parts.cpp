@@ -53,8 +53,9 @@ void Parts::attend(const Shape &shape, const Layer &layer, const Cache &cache, c
       }
     });
     threads_.meet();
-    for (size_t task; (task = taken.fetch_add(1)) < tasks.size();)
-      kernels_.attend(shape, layer, cache, tasks[task], qkv, stride, out, scratch_.get() + thread * scratch_stride_);
+    take(tasks, taken, threads_.count(), [&](const Task &task, const Task *next) {
+      kernels_.attend(shape, layer, cache, task, next, qkv, stride, out, scratch_.get() + thread * scratch_stride_);
+    });
   });
 }
 

@@ -87,15 +87,12 @@ typedef Tiles<1, 2, 3, 4> Each;
 typedef NibbleTiles<1, 2> EachFew;
 #endif
 
-// What becomes of the sums of one vector of outputs; the last vector of a layer may be cut short.
-inline void finish(const Linear &layer, Floats value, int column, bool biased, bool add, float factor, float *out) {
-  if (layer.bias && biased) value += load(layer.bias + column);
-  value *= factor;
-  float *to = out + column, edge[STEP];
-  const int left = layer.outputs - column;
-  if (left >= STEP) return store(to, add ? load(to) + value : value);
+// Writes or adds the first `count` numbers of a register.
+inline void put(Floats value, int count, bool add, float *to) {
+  if (count >= STEP) return store(to, add ? load(to) + value : value);
+  float edge[STEP];
   store(edge, value);
-  for (int i = 0; i < left; i++) to[i] = add ? to[i] + edge[i] : edge[i];
+  for (int i = 0; i < count; i++) to[i] = add ? to[i] + edge[i] : edge[i];
 }
 
 // Calls `work(units, slot, size)` for `count` tokens from slot `first` on, `most` at a time of the `SIDE` side by side.
@@ -150,14 +147,23 @@ void integer_linear(const Linear &layer, const Inputs &in, int64_t tokens, int f
 #endif
           else
             Each::of[size](weight + 4 * STEP * part, padded / 4, units, sums);
+          const int column = panel * PANEL + part * STEP;
+          const bool whole = column + VECTORS * STEP <= layer.outputs, adds = add || rest;
+          Floats scales[VECTORS], bias[VECTORS];
           for (int v = 0; v < VECTORS; v++) {
-            const int column = panel * PANEL + (part + v) * STEP;
-            if (column >= layer.outputs) break;
-            const Floats scales = load(layer.scales + column);
-            for (int i = 0; i < size; i++) {
-              const int32_t zero = direct ? 0 : in.sums[slot + i] * ZERO;
+            scales[v] = load(layer.scales + column + v * STEP);
+            bias[v] = layer.bias && !rest ? load(layer.bias + column + v * STEP) : Floats{};
+          }
+          for (int i = 0; i < size; i++) {
+            const int32_t zero = direct ? 0 : in.sums[slot + i] * ZERO;
+            float *const to = result(slot + i) + column;
+            for (int v = 0; v < VECTORS; v++) {
               const Floats levels = __builtin_convertvector(sums[i][v] - zero, Floats);
-              finish(layer, levels * scales * in.scales[slot + i], column, !rest, add || rest, factor, result(slot + i));
+              const Floats value = (levels * scales[v] * in.scales[slot + i] + bias[v]) * factor;
+              if (whole)
+                store(to + v * STEP, adds ? load(to + v * STEP) + value : value);
+              else
+                put(value, layer.outputs - column - v * STEP, adds, to + v * STEP);
             }
           }
         }
@@ -185,8 +191,11 @@ void exact_linear(const Linear &layer, const Inputs &in, int64_t tokens, int fir
         const char *from = weight + part * STEP * size_of * (pairs ? 2 : 1);
         Each::exact[pairs ? 2 : layer.dtype][size](from, layer.inputs, units, sums);
         for (int i = 0; i < size; i++)
-          for (int v = 0; v < VECTORS && column + v * STEP < layer.outputs; v++)
-            finish(layer, sums[i][v], column + v * STEP, true, add, factor, out + (first + i) * stride);
+          for (int v = 0; v < VECTORS; v++) {
+            const int at = column + v * STEP;
+            const Floats bias = layer.bias ? load(layer.bias + at) : Floats{};
+            put((sums[i][v] + bias) * factor, layer.outputs - at, add, out + (first + i) * stride + at);
+          }
       }
     });
   }

@@ -17,10 +17,11 @@ inline float to_levels(const float *numbers, int size, int8_t *levels, int32_t *
   Floats most = all(1.17549435e-38f);
   for (int i = 0; i < size; i += STEP) most = largest(most, magnitude(load(numbers + i)));
   const float scale = maximum(most) / LEVELS > 1.17549435e-38f ? maximum(most) / LEVELS : 1.17549435e-38f;
+  const float inverse = 1 / scale;
   typedef int8_t Bytes __attribute__((vector_size(STEP), aligned(1), may_alias));
   Ints total{};
   for (int i = 0; i < size; i += STEP) {
-    Ints level = __builtin_convertvector(nearest(load(numbers + i) / scale), Ints);
+    Ints level = __builtin_convertvector(nearest(load(numbers + i) * inverse), Ints);
     total += level;
     *reinterpret_cast<Bytes *>(levels + i) = __builtin_convertvector(level, Bytes);
   }

@@ -109,8 +109,9 @@ struct Kernels {
   float (*nibbles)(const float *weights, const float *importance, int inputs, int8_t *levels, int8_t *factors);
   void (*embed)(const Shape &shape, const void *table, int32_t token, float *out);
   void (*write)(const Shape &shape, const Layer &layer, const Cache &cache, int row, int column, float *qkv);
-  void (*attend)(const Shape &shape, const Layer &layer, const Cache &cache, const Task &task, const float *qkv,
-                 int64_t qkv_stride, float *out, float *scratch);
+  // `next`: what this thread is to do after it, probably; null for nothing.
+  void (*attend)(const Shape &shape, const Layer &layer, const Cache &cache, const Task &task, const Task *next,
+                 const float *qkv, int64_t qkv_stride, float *out, float *scratch);
   void (*limit)(const Shape &shape, float *logits);
 };
 

@@ -45,15 +45,14 @@ inline Floats smallest(Floats a, Floats b) { return (Floats)_mm256_min_ps((__m25
 inline Floats magnitude(Floats a) { return (Floats)((Ints)a & 0x7fffffff); }
 inline Floats bits(Ints a) { return (Floats)a; }
 
-inline Floats load(const uint16_t *from) { // bfloat16: the upper half of a float32
+inline Ints halves(const uint16_t *from) {
 #ifdef __AVX512F__ // the forms with a mask, because the others make this compiler warn
-  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(from));
-  return (Floats)((Ints)_mm512_maskz_cvtepu16_epi32(0xffff, half) << 16);
+  return (Ints)_mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)));
 #else
-  const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i *>(from));
-  return (Floats)((Ints)_mm256_cvtepu16_epi32(half) << 16);
+  return (Ints)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
 #endif
 }
+inline Floats load(const uint16_t *from) { return (Floats)(halves(from) << 16); } // bfloat16: the upper half of a float32
 
 inline Ints widened(const int8_t *from) {
 #ifdef __AVX512F__
@@ -64,6 +63,12 @@ inline Ints widened(const int8_t *from) {
 }
 inline Floats load(const int8_t *from) { return __builtin_convertvector(widened(from), Floats); } // levels
 
+// Numbers of bfloat16 as pairs; levels are such numbers without rounding.
+inline Ints joined(const uint16_t *first, const uint16_t *second) { return halves(second) << 16 | halves(first); }
+inline Ints joined(const int8_t *first, const int8_t *second) {
+  return (Ints)load(second) | ((Ints)load(first) >> 16 & 0xffff);
+}
+
 inline uint16_t rounded(float value) { // to bfloat16, to nearest even
   uint32_t word;
   memcpy(&word, &value, 4);
@@ -72,13 +77,6 @@ inline uint16_t rounded(float value) { // to bfloat16, to nearest even
 inline void put(float *to, float value) { *to = value; }
 inline void put(uint16_t *to, float value) { *to = rounded(value); }
 inline void put(int8_t *to, float value) { *to = static_cast<int8_t>(value); } // a whole number
-inline float get(const float *from) { return *from; }
-inline float get(const uint16_t *from) {
-  uint32_t word = static_cast<uint32_t>(*from) << 16;
-  float value;
-  memcpy(&value, &word, 4);
-  return value;
-}
 
 // Rounds numbers to bfloat16, to nearest even; each stands in the lower half of its place.
 inline Ints rounded(Floats numbers) {
@@ -131,18 +129,33 @@ inline Floats nearest(Floats a) { // whole numbers, ties to even; right for magn
   return moved - shift;
 }
 
-// e^x to about one unit in the last place: 2^n times the Taylor series of 2^f, |f| <= 1/2.
-inline Floats exponential(Floats x) {
-  x = smallest(all(88.f), largest(x, all(-87.f)));
+// e^x: 2^n times a polynomial for 2^f, |f| <= 1/2. By the Taylor series to about one unit in the last place; or, for x of at
+// most 88 and what is rounded to bfloat16, by the polynomial of degree 4 that is least off, 2.6e-6 of the result.
+template <bool COARSE = false> inline Floats exponential(Floats x) {
+  x = largest(x, all(-87.f));
+  if (!COARSE) x = smallest(all(88.f), x);
   Floats scaled = x * 1.44269504f, whole = nearest(scaled), f = scaled - whole;
-  Floats p = all(1.5403530e-4f);
-  p = p * f + 1.3333558e-3f;
-  p = p * f + 9.6181291e-3f;
-  p = p * f + 5.5504109e-2f;
-  p = p * f + 2.4022651e-1f;
-  p = p * f + 6.9314718e-1f;
-  p = p * f + 1.f;
+  Floats p;
+  if (COARSE) {
+    p = all(0.0095701022f);
+    p = p * f + 0.055917859f;
+    p = p * f + 0.24024744f;
+    p = p * f + 0.69312179f;
+    p = p * f + 0.99999928f;
+  } else {
+    p = all(1.5403530e-4f);
+    p = p * f + 1.3333558e-3f;
+    p = p * f + 9.6181291e-3f;
+    p = p * f + 5.5504109e-2f;
+    p = p * f + 2.4022651e-1f;
+    p = p * f + 6.9314718e-1f;
+    p = p * f + 1.f;
+  }
+#ifdef __AVX512F__
+  return (Floats)_mm512_maskz_scalef_ps(0xffff, (__m512)p, (__m512)whole);
+#else
   return bits((__builtin_convertvector(whole, Ints) << 23) + (Ints)p);
+#endif
 }
 
 inline Floats hyperbolic_tangent(Floats x) { return 1.f - 2.f / (1.f + exponential(x + x)); }

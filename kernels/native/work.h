@@ -2,6 +2,7 @@
 #pragma once
 #include "types.h"
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <memory>
 #include <new>
@@ -68,10 +69,19 @@ inline std::vector<Task> tasks_of(const Shape &shape, const std::vector<Lane> &l
   std::vector<Task> tasks;
   const int tokens = std::max(1, TASK_ROWS * shape.kv_heads / shape.heads);
   for (const Lane &lane : lanes)
-    for (int first = (lane.length - 1) / tokens * tokens; first >= 0; first -= tokens) // the longest first
-      for (int head = 0; head < shape.kv_heads; head++)
+    for (int head = 0; head < shape.kv_heads; head++) // whose keys and values stay in the second cache meanwhile
+      for (int first = (lane.length - 1) / tokens * tokens; first >= 0; first -= tokens) // the longest first
         tasks.push_back({lane, first, std::min(tokens, lane.length - first), head});
   return tasks;
+}
+
+// Calls `work(task, next)` for tasks that no other thread has taken.
+template <typename Work>
+void take(const std::vector<Task> &tasks, std::atomic<size_t> &taken, int threads, Work work) {
+  for (size_t task; (task = taken.fetch_add(1)) < tasks.size();) {
+    const size_t next = task + static_cast<size_t>(threads);
+    work(tasks[task], next < tasks.size() ? &tasks[next] : nullptr);
+  }
 }
 
 } // namespace accel

@@ -105,6 +105,27 @@ def test_a_token_is_computed_alike_in_every_step(served: tuple[Path, Device]) ->
     assert (device.prefill(tokens[None, 98:], np.array([2]), np.array([98]), one) == whole[99]).all()
 
 
+def test_logits_of_some_tokens_are_those_of_all(served: tuple[Path, Device]) -> None:
+    """In any order, some of them twice, of two rows: the last layer is computed for these only.
+
+    Mutants seen to fail: attention, the residual stream, or what a layer read before (where its halves stand side by
+    side), of the token in a wanted one's slot.
+    """
+    _, device = served
+    assert isinstance(device, NativeDevice)
+    tokens = np.concatenate([prompt(70), prompt(30, seed=2)])
+    rows, columns = np.repeat([0, 3], [70, 30]), np.concatenate([np.arange(70), np.arange(30)])
+    step = device._model.step
+    every = step(tokens, rows, columns, np.arange(100))
+    some = np.array([99, 3, 69, 70, 3, 71, 0])
+    assert (step(tokens, rows, columns, some) == every[some]).all()
+    assert step(tokens, rows, columns, some[:0]).shape == (0, VOCABULARY)
+    after = np.array([70]), np.array([0]), np.array([70]), np.array([0])
+    found = step(*after)
+    step(tokens, rows, columns, np.arange(100))
+    assert (step(*after) == found).all()
+
+
 def test_a_copy_leaves_the_columns_behind_it_alone(served: tuple[Path, Device]) -> None:
     """Mutant seen to fail: the whole last block of keys copied."""
     _, device = served
