@@ -242,6 +242,14 @@ def test_numbers_out_of_range_are_refused(served: tuple[Path, Device]) -> None:
     device.decode(np.array([5, 6]), np.array([0, 0]), np.array([0, 1]))
 
 
+def test_a_model_has_a_layer(served: tuple[Path, Device]) -> None:
+    """Without one, the logits would be of memory that nobody wrote. Fails without the check."""
+    device = served[1]
+    assert isinstance(device, NativeDevice)
+    with pytest.raises(ValueError, match="must have a layer"):
+        kernels.Model(device._model.numbers, [], device._model._kept[1])
+
+
 class TestWhatTheKernelsLeaveToTorch:
     """`unusable` says why, and torch makes the steps: `tests/devices/test_native_linear.py`."""
 
