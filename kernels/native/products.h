@@ -88,7 +88,7 @@ typedef NibbleTiles<1, 2> EachFew;
 #endif
 
 // Writes or adds the first `count` numbers of a register.
-inline void put(Floats value, int count, bool add, float *to) {
+inline void finish(Floats value, int count, bool add, float *to) {
   if (count >= STEP) return store(to, add ? load(to) + value : value);
   float edge[STEP];
   store(edge, value);
@@ -148,7 +148,6 @@ void integer_linear(const Linear &layer, const Inputs &in, int64_t tokens, int f
           else
             Each::of[size](weight + 4 * STEP * part, padded / 4, units, sums);
           const int column = panel * PANEL + part * STEP;
-          const bool whole = column + VECTORS * STEP <= layer.outputs, adds = add || rest;
           Floats scales[VECTORS], bias[VECTORS];
           for (int v = 0; v < VECTORS; v++) {
             scales[v] = load(layer.scales + column + v * STEP);
@@ -160,10 +159,7 @@ void integer_linear(const Linear &layer, const Inputs &in, int64_t tokens, int f
             for (int v = 0; v < VECTORS; v++) {
               const Floats levels = __builtin_convertvector(sums[i][v] - zero, Floats);
               const Floats value = (levels * scales[v] * in.scales[slot + i] + bias[v]) * factor;
-              if (whole)
-                store(to + v * STEP, adds ? load(to + v * STEP) + value : value);
-              else
-                put(value, layer.outputs - column - v * STEP, adds, to + v * STEP);
+              finish(value, layer.outputs - column - v * STEP, add || rest, to + v * STEP);
             }
           }
         }
@@ -194,7 +190,7 @@ void exact_linear(const Linear &layer, const Inputs &in, int64_t tokens, int fir
           for (int v = 0; v < VECTORS; v++) {
             const int at = column + v * STEP;
             const Floats bias = layer.bias ? load(layer.bias + at) : Floats{};
-            put((sums[i][v] + bias) * factor, layer.outputs - at, add, out + (first + i) * stride + at);
+            finish((sums[i][v] + bias) * factor, layer.outputs - at, add, out + (first + i) * stride + at);
           }
       }
     });
